@@ -1,0 +1,36 @@
+# Every command of the README is one of these or plain dvc.
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: setup demo repro test lint bench lock audit
+
+setup: .venv/ready  ## install everything into .venv
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	python -m tools.plots_page
+	touch $@
+
+demo: setup  ## the four stages on made-up data, in a scratch clone: about two minutes
+	python -m tools.demo
+
+repro: setup  ## the four stages as params.yaml says
+	dvc repro
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+test: lint
+	pytest
+
+lock:  ## pin every dependency anew, for Linux and macOS, Python 3.11 and 3.12
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --upgrade --quiet --output-file requirements.lock
+
+audit: setup  ## known vulnerabilities of the pinned dependencies
+	pip-audit --requirement requirements.lock --require-hashes --disable-pip

@@ -1,0 +1,124 @@
+"""CIFAR-10's batch files as tensors, and the split into training and validation images."""
+
+import io
+import pickle
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+TRAIN_BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
+TEST_BATCH = "test_batch"
+META = "batches.meta"
+
+
+class PreprocessConfig(BaseModel):
+    """`validation_images`: how many training images are set aside, the same share of each class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    validation_images: int = Field(ge=1)
+    seed: int = Field(ge=0)
+
+
+class Images(NamedTuple):
+    """Images with their classes, on any device."""
+
+    images: Tensor  # (N, 3, 32, 32) uint8, RGB
+    labels: Tensor  # (N,) int64
+
+    def to(self, device: torch.device) -> "Images":
+        """Return the same images on `device`."""
+        return Images(self.images.to(device), self.labels.to(device))
+
+    def rows(self, index: Tensor) -> "Images":
+        """Return some of the images."""
+        return Images(self.images[index], self.labels[index])
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles NumPy arrays and plain containers; a file that names anything else is refused.
+
+    See https://docs.python.org/3/library/pickle.html#restricting-globals.
+    """
+
+    ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype"})
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "numpy" and name in self.ALLOWED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+
+
+def _unpickle(content: bytes) -> dict[str, Any]:
+    # latin1: the official files were pickled by Python 2
+    document = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+    if not isinstance(document, dict):
+        raise pickle.UnpicklingError("not a dictionary")
+    return document
+
+
+def decode_batch(content: bytes) -> Images:
+    """Return the images of a batch file (https://www.cs.toronto.edu/~kriz/cifar.html, "python version")."""
+    document = _unpickle(content)
+    pixels = np.array(document["data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
+    return Images(torch.from_numpy(pixels), torch.tensor(document["labels"], dtype=torch.int64))
+
+
+def decode_class_names(content: bytes) -> list[str]:
+    """Return the class names in `batches.meta`, in the order of the labels."""
+    return [str(name) for name in _unpickle(content)["label_names"]]
+
+
+def concatenate(batches: Iterable[Images]) -> Images:
+    """Return the images of all batches, in order."""
+    images, labels = zip(*batches, strict=True)
+    return Images(torch.cat(images), torch.cat(labels))
+
+
+def describe(splits: Mapping[str, Images], class_names: list[str]) -> dict[str, Any]:
+    """Return the images per split and class, and the training images' channel mean and std in 0..1."""
+    per_class = {
+        split: data.labels.bincount(minlength=len(class_names)).tolist() for split, data in splits.items()
+    }
+    # Exact: the counts of the 256 pixel values are integers.
+    channels = splits["train"].images.transpose(0, 1).flatten(1)
+    value = torch.arange(256, dtype=torch.float64) / 255
+    share = (
+        torch.stack([channel.bincount(minlength=256) for channel in channels]).double() / channels.shape[1]
+    )
+    mean = share @ value
+    std = (share @ value**2 - mean**2).sqrt()
+    return {
+        "images": {split: sum(counts) for split, counts in per_class.items()},
+        "classes": class_names,
+        "images_per_class": per_class,
+        "channel_mean": mean.tolist(),
+        "channel_std": std.tolist(),
+    }
+
+
+def stratified_split(labels: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the sorted indices of the training and of the `count` validation images.
+
+    `labels`: (N,) int64. Every class gives the same share of its images, rounded by largest remainder.
+    Raises ValueError when a class would be left without training or validation images.
+    """
+    classes, sizes = labels.unique(return_counts=True)
+    shares = sizes.double() * count / len(labels)
+    quotas = shares.floor().long()
+    largest_remainders = (shares - quotas).argsort(descending=True, stable=True)
+    quotas[largest_remainders[: count - int(quotas.sum())]] += 1
+    if not bool(((quotas > 0) & (quotas < sizes)).all()):
+        raise ValueError(
+            f"validation_images {count} leaves a class empty: it must be at least {len(classes)} and well"
+            f" below the {len(labels)} training images"
+        )
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label, quota in zip(classes, quotas.tolist(), strict=True):
+        members = (labels == label).nonzero().flatten()
+        chosen[members[torch.randperm(len(members), generator=generator)[:quota]]] = True
+    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()

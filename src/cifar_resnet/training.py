@@ -1,0 +1,177 @@
+"""The training loop, as a generator: the caller saves, logs and draws; the loop computes."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import AdamW
+
+from cifar_resnet.augmentation import AugmentationConfig, augment, draw
+from cifar_resnet.dataset import Images
+from cifar_resnet.device import Device, Precision
+from cifar_resnet.inference import NormalizationConfig, build_normalization, predict
+from cifar_resnet.model import ModelConfig, ResNet, build_model
+from cifar_resnet.optimizer import OptimizerConfig, build_optimizer
+from cifar_resnet.randomness import generator
+
+Record = dict[str, float]  # one row of the history
+
+
+class TrainConfig(BaseModel):
+    """The hyperparameters of a run. `patience`: epochs without a better validation accuracy."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(ge=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    patience: int = Field(ge=1)
+    device: Device
+    precision: Precision
+    deterministic: bool
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    augmentation: AugmentationConfig
+    normalization: NormalizationConfig
+
+
+@dataclass
+class TrainState:
+    """All that changes while training; saved and restored, it makes a stopped run equal an unbroken one."""
+
+    model: ResNet
+    optimizer: AdamW
+    totals: Tensor  # (2,) float32: this epoch's sum of batch losses and count of correct predictions
+    epoch: int = 0  # epochs finished
+    step: int = 0  # steps finished in this epoch
+    best_weights: dict[str, Tensor] = field(default_factory=dict)  # on the CPU
+    history: list[Record] = field(default_factory=list)
+
+    @property
+    def best(self) -> Record:
+        """The epoch with the highest validation accuracy, the first of equals."""
+        return max(self.history, key=lambda record: record["val_accuracy"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as tensors and plain containers. Raises ValueError when the loss is not finite."""
+        self.check_loss()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "totals": self.totals,
+            "epoch": self.epoch,
+            "step": self.step,
+            "best_weights": self.best_weights,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.totals.copy_(state["totals"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.best_weights, self.history = state["best_weights"], state["history"]
+
+    def check_loss(self) -> None:
+        """Raise ValueError when the training loss has become NaN or infinite."""
+        loss = self.totals[0].item()
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the training loss became {loss} in epoch {self.epoch + 1}, at or before step {self.step};"
+                f" lower train.optimizer.lr (now {self.optimizer.param_groups[0]['lr']:g})"
+            )
+
+
+def new_state(config: TrainConfig, classes: int, device: torch.device) -> TrainState:
+    """Return the state before the first step."""
+    model = build_model(config.model, classes, generator(config.seed, "initialization")).to(device)
+    optimizer = build_optimizer(model, config.optimizer)
+    return TrainState(model, optimizer, totals=torch.zeros(2, device=device))
+
+
+def steps_per_epoch(config: TrainConfig, count: int) -> int:
+    """Return how many full batches `count` images make; an epoch leaves the incomplete last one out."""
+    if config.batch_size > count:
+        raise ValueError(f"train.batch_size {config.batch_size} must be at most the {count} training images")
+    return count // config.batch_size
+
+
+def stop_reason(state: TrainState, config: TrainConfig) -> str | None:
+    """Return why training is over, or None while it is not."""
+    if state.epoch >= config.epochs:
+        return "epoch budget spent"
+    if state.history and state.epoch - state.best["epoch"] >= config.patience:
+        return f"no better validation accuracy in {config.patience} epochs"
+    return None
+
+
+def summary(state: TrainState, config: TrainConfig) -> dict[str, Any]:
+    """Return what a finished run came to: the kept epoch with its losses and accuracies, and why it ended."""
+    kept = {name: value for name, value in state.best.items() if name not in ("epoch", "lr")}
+    end = {"epochs": state.epoch, "stopped": stop_reason(state, config)}
+    return {"best_epoch": state.best["epoch"]} | kept | end
+
+
+def fit(
+    state: TrainState, config: TrainConfig, train: Images, val: Images, dtype: torch.dtype
+) -> Iterator[tuple[TrainState, Record | None]]:
+    """Train until `stop_reason`, updating `state` in place.
+
+    Yields after every step (record None) and after every epoch (its record). Between two steps nothing
+    waits for the device. At every yield `state` can be saved, and a run that goes on from it ends in the
+    same bits, since an epoch's draws depend on the seed and its number alone.
+
+    `train` and `val` lie on the model's device. `dtype`: what convolutions and matrix products compute in.
+    Raises ValueError when the loss becomes NaN or infinite.
+    """
+    device = state.totals.device
+    normalization = build_normalization(config.normalization, device)
+    count, size = len(train.labels), train.images.shape[-1]
+    steps = steps_per_epoch(config, count)
+    while stop_reason(state, config) is None:
+        shuffle = generator(config.seed, "shuffle", state.epoch)
+        order = torch.randperm(count, generator=shuffle).to(device)
+        augmentation = generator(config.seed, "augmentation", state.epoch)
+        draws = draw(config.augmentation, count, size, augmentation).to(device)
+        state.model.train()
+        for step in range(state.step, steps):
+            batch = slice(step * config.batch_size, (step + 1) * config.batch_size)
+            images, labels = train.rows(order[batch])
+            images = augment(images, draws.rows(batch), config.augmentation.padding)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                logits = state.model(normalization(images))
+            loss = cross_entropy(logits.float(), labels)
+            loss.backward()
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+            state.totals += torch.stack([loss.detach(), (logits.argmax(1) == labels).sum()])
+            state.step = step + 1
+            yield state, None
+        state.check_loss()
+        val_totals = torch.zeros(2, device=device)
+        batches = predict(state.model, val.images, normalization, config.batch_size, dtype)
+        for logits, labels in zip(batches, val.labels.split(config.batch_size), strict=True):
+            loss = cross_entropy(logits, labels, reduction="sum")
+            val_totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
+            yield state, None
+        record = {
+            "epoch": state.epoch + 1,
+            "train_loss": state.totals[0].item() / steps,
+            "train_accuracy": state.totals[1].item() / (steps * config.batch_size),
+            "val_loss": val_totals[0].item() / len(val.labels),
+            "val_accuracy": val_totals[1].item() / len(val.labels),
+            "lr": state.optimizer.param_groups[0]["lr"],
+        }
+        state.history.append(record)
+        if state.best is record:
+            weights = state.model.state_dict()
+            state.best_weights = {name: tensor.cpu().clone() for name, tensor in weights.items()}
+        state.epoch, state.step = state.epoch + 1, 0
+        state.totals.zero_()
+        yield state, record

@@ -1,0 +1,47 @@
+"""Measure the trained network on the test images and show where it errs."""
+
+import torch
+
+from cifar_resnet import device, evaluation, figures, inference
+from cifar_resnet.model import ModelConfig, restore_model
+from stages import command, files
+
+
+def main() -> None:
+    config = files.read_params("evaluate", evaluation.EvaluateConfig)
+    device.make_deterministic(True)
+    target = device.select_device(config.device)
+    dtype = device.autocast_dtype(config.precision, target)
+    weights, about = files.read_tensors(files.MODEL)
+    test, test_about = files.read_tensors(files.tensors_path("test"))
+    class_names = about["classes"]
+    if test_about["classes"] != class_names:
+        raise ValueError(
+            f"{files.MODEL} was trained on {class_names}, the test images are of {test_about['classes']}"
+        )
+    model = restore_model(ModelConfig(**about["model"]), len(class_names), weights).to(target)
+    normalization = inference.build_normalization(
+        inference.NormalizationConfig(**about["normalization"]), target
+    )
+    images, labels = test["images"], test["labels"]
+    with device.naming_memory("evaluate", config.batch_size):
+        batches = inference.predict(model, images, normalization, config.batch_size, dtype)
+        logits = torch.cat([batch.cpu() for batch in batches])
+    metrics = evaluation.evaluate(logits, labels, class_names)
+    predicted = logits.argmax(1)
+    files.write_metrics("test", metrics)
+    pairs = zip(labels.tolist(), predicted.tolist(), strict=True)
+    files.write_table(
+        "confusion", [{"actual": class_names[a], "predicted": class_names[p]} for a, p in pairs]
+    )
+    per_class = metrics["per_class_accuracy"].items()
+    files.write_table("per_class", [{"class": name, "accuracy": accuracy} for name, accuracy in per_class])
+    matrix = evaluation.confusion_matrix(predicted, labels, len(class_names))
+    files.write_figure("curves", figures.curves(files.read_table("history")))
+    files.write_figure("confusion", figures.confusion(matrix, class_names))
+    files.write_figure("mistakes", figures.mistakes(images, labels, logits.softmax(1), class_names))
+    print(f"test accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f}")
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

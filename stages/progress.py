@@ -1,0 +1,45 @@
+"""What a person sees while the network trains: a bar with ETA on a terminal, a line per epoch everywhere."""
+
+import time
+from typing import Self
+
+from tqdm import tqdm
+
+from cifar_resnet.training import Record, TrainConfig, TrainState, steps_per_epoch
+from stages import files
+
+
+class Progress:
+    """Shows the state of a run; the speed of each epoch goes to logs/train.jsonl too."""
+
+    def __init__(self, state: TrainState, config: TrainConfig, images: int) -> None:
+        self.config, self.steps = config, steps_per_epoch(config, images)
+        self.bar = tqdm(
+            total=config.epochs * self.steps, initial=self._done(state), unit="step", disable=None
+        )
+        self.started, self.first_step = time.monotonic(), state.step
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def _done(self, state: TrainState) -> int:
+        return state.epoch * self.steps + state.step
+
+    def update(self, state: TrainState, record: Record | None) -> None:
+        """Show what `fit` yielded."""
+        self.bar.update(self._done(state) - self.bar.n)
+        if record is None:
+            return
+        seconds = time.monotonic() - self.started
+        speed = (self.steps - self.first_step) * self.config.batch_size / seconds
+        self.bar.write(
+            f"epoch {record['epoch']:>{len(str(self.config.epochs))}}/{self.config.epochs}"
+            f"  train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.2%}"
+            f"  validation loss {record['val_loss']:.4f} accuracy {record['val_accuracy']:.2%}"
+            f"  {seconds:.1f} s  {speed:,.0f} images/s"
+        )
+        files.append_log("train", {"epoch": record["epoch"], "seconds": seconds, "images_per_second": speed})
+        self.started, self.first_step = time.monotonic(), 0

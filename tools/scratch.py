@@ -1,0 +1,64 @@
+"""A scratch clone: the files of this working tree, without its results, in a git repository of their own."""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ("dvc.lock", "metrics/", "plots/")
+IDENTITY = ("-c", "user.name=scratch", "-c", "user.email=scratch@localhost")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in `folder` and return what it prints."""
+    command = ["git", "-C", str(folder), *IDENTITY, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def commit(folder: Path, message: str) -> None:
+    """Commit everything in `folder`, changed or not."""
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--allow-empty", "--message", message)
+
+
+def clone(destination: Path, changes: Mapping[str, Any]) -> None:
+    """Make `destination` equal the working tree, uncommitted edits included, with `changes` in params.yaml.
+
+    Files that are already the same stay untouched, and so do results of an earlier run there.
+    """
+    if not (destination / ".git").exists():
+        destination.mkdir(parents=True, exist_ok=True)
+        git(destination, "init", "--quiet")
+    ours = _files(ROOT, "--cached", "--others", "--exclude-standard")
+    for path in _files(destination, "--cached") - ours:
+        (destination / path).unlink(missing_ok=True)
+    for path in ours:
+        content, target = (ROOT / path).read_bytes(), destination / path
+        if path != "params.yaml" and not (target.exists() and target.read_bytes() == content):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    merge(params, changes)
+    yaml.dump(params, destination / "params.yaml")
+    commit(destination, "Scratch clone")
+
+
+def _files(folder: Path, *options: str) -> set[str]:
+    """The files git lists in `folder` that exist and are no results."""
+    listed = git(folder, "ls-files", "-z", *options).split("\0")
+    return {path for path in listed if path and not path.startswith(RESULTS) and (folder / path).is_file()}
+
+
+def merge(params: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put the values of nested `changes` into `params`, in place. Raises ValueError for a name it lacks."""
+    for name, value in changes.items():
+        if name not in params:
+            raise ValueError(f"params.yaml has no {name!r}; it has {', '.join(params)}")
+        if isinstance(value, Mapping):
+            merge(params[name], value)
+        else:
+            params[name] = value
