@@ -22,9 +22,10 @@ def run(stage: Callable[[], None], description: str | None) -> None:
     try:
         stage()
     except (ValueError, OSError) as error:
-        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        told = last.filename.startswith(OURS) and (last.line or "").startswith("raise ")
         # A ValueError that we did not raise is a bug; an OSError (full disk, missing file) is the user's.
-        if arguments.traceback or not (isinstance(error, OSError) or raised_in.startswith(OURS)):
+        if arguments.traceback or not (told or isinstance(error, OSError)):
             raise
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:

@@ -37,10 +37,11 @@ def read_params(section: str, config_class: type[Config]) -> Config:
         document = YAML(typ="safe").load(Path("params.yaml"))  # as DVC reads it: 1e-3 is a number
     except YAMLError as error:
         raise ValueError(f"params.yaml is not valid YAML: {error}") from None
-    if not isinstance(document, dict) or section not in document:
-        raise ValueError(f"params.yaml has no section {section!r}{_nearest(section, document or ())}")
+    sections = document if isinstance(document, dict) else {}
+    if section not in sections:
+        raise ValueError(f"params.yaml has no section {section!r}{_nearest(section, sections)}")
     try:
-        return config_class.model_validate_json(json.dumps(document[section], default=str), strict=True)
+        return config_class.model_validate_json(json.dumps(sections[section], default=str), strict=True)
     except ValidationError as error:
         lines = [_describe(section, config_class, details) for details in error.errors()]
         raise ValueError("params.yaml: " + "; ".join(lines)) from None

@@ -13,7 +13,7 @@ DEMO = scratch.ROOT / ".demo"
 NEXT = """
 Every file of this run is in .demo, a clone of its own: nothing else was touched. Try there:
 
-  cd .demo
+  source .venv/bin/activate && cd .demo
   dvc exp run -S train.optimizer.lr=0.001      # change a number and run what depends on it
   dvc exp show --only-changed                  # compare the two runs
   dvc repro                                    # nothing changed, so nothing runs
@@ -31,7 +31,9 @@ def main() -> None:
     train, test = (json.loads((DEMO / f"metrics/{name}.json").read_text()) for name in ("train", "test"))
     print(f"\nThe kept epoch is {train['best_epoch']} of {train['epochs']}:\n")
     print(f"{'':10}{'train':>12}{'validation':>12}{'test':>12}")
-    print(f"{'accuracy':10}{train['train_accuracy']:12.2%}{train['val_accuracy']:12.2%}{test['accuracy']:12.2%}")
+    print(
+        f"{'accuracy':10}{train['train_accuracy']:12.2%}{train['val_accuracy']:12.2%}{test['accuracy']:12.2%}"
+    )
     print(f"{'loss':10}{train['train_loss']:12.4f}{train['val_loss']:12.4f}{test['loss']:12.4f}")
     dvc("plots", "show", "--quiet")
     print(NEXT.format(page=DEMO / "dvc_plots/index.html"))

@@ -39,7 +39,7 @@ ATTEMPTS = 100  # broken downloads of one URL in all
 BACKOFF = 1.0  # seconds, doubled by each fruitless attempt
 LONGEST_PAUSE = 60  # seconds; caps the backoff and the server's Retry-After
 ARCHIVE_LIMIT = 512 * 2**20  # bytes, packed or unpacked; the official archive has 170 and 186 million
-MEMBER_LIMIT = 64 * 2**20  # bytes; the largest official file has 31,035,704
+MEMBER_LIMIT = 64 * 2**20  # bytes; the largest official file has 31,035,999
 BLOCK = 2**20  # bytes
 GZIP = b"\x1f\x8b"  # how every gzip file begins, RFC 1952
 
@@ -199,13 +199,13 @@ def _receive(response: "requests.Response", part: Path) -> bool:
     total = int(length) if length.isdecimal() else None
     with (
         part.open("ab" if start else "wb") as file,
-        tqdm.wrapattr(file, "write", total, initial=start, leave=False, disable=None) as bar,
+        tqdm(total=total, initial=start, unit="B", unit_scale=True, leave=False, disable=None) as bar,
     ):
         if not start:
             part.with_suffix(".validator").write_text(validator)
         # read1 returns what has arrived, so that a cut or a kill loses nothing.
         for block in chain([head], iter(partial(response.raw.read1, BLOCK), b"")):
-            bar.write(block)
+            bar.update(file.write(block))
             if file.tell() > ARCHIVE_LIMIT:
                 _discard(part)
                 raise ValueError(f"larger than {ARCHIVE_LIMIT} bytes")
@@ -246,17 +246,12 @@ def _members(source: Path) -> Iterator[tuple[str, bytes]]:
             tarfile.open(fileobj=stream, mode="r|") as archive,
         ):
             for member in archive:
-                path = PurePosixPath(member.name)
                 if member.size > MEMBER_LIMIT:
                     raise ValueError(f"{member.name!r} would unpack to {member.size} bytes")
-                if (
-                    path.is_absolute()
-                    or ".." in path.parts
-                    or path.parent.name != FOLDER
-                    or not member.isreg()
-                ):
-                    continue
-                if path.name in SHA256 and (content := archive.extractfile(member)):
+                path = PurePosixPath(member.name)
+                placed = path.parent.name == FOLDER and not path.is_absolute() and ".." not in path.parts
+                content = archive.extractfile(member) if placed and member.isreg() else None
+                if content and path.name in SHA256:
                     yield path.name, content.read()
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise ValueError(f"unreadable: {error}") from error

@@ -1,8 +1,13 @@
 """AdamW: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101."""
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.optim import AdamW
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(BaseModel):
@@ -11,7 +16,7 @@ class OptimizerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lr: float = Field(gt=0, le=10)
-    betas: tuple[float, float]
+    betas: tuple[Beta, Beta]
     weight_decay: float = Field(ge=0, le=10)
 
 

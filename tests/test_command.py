@@ -1,0 +1,227 @@
+"""What a user can get wrong ends in one line and exit status 1; a bug keeps its traceback."""
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages import command, evaluate, fetch, files, preprocess, train
+from tests.conftest import Clone
+
+MAIN: dict[str, Callable[[], None]] = {
+    "fetch": fetch.main,
+    "preprocess": preprocess.main,
+    "train": train.main,
+    "evaluate": evaluate.main,
+}
+Told = Callable[[str], str]
+
+
+@pytest.fixture
+def told(clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+    """Run a stage in `clone` within this process; return its one line after checking its exit status."""
+    monkeypatch.chdir(clone.folder)
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
+    monkeypatch.delenv("CIFAR10_SOURCE", raising=False)
+    monkeypatch.setattr(sys, "argv", ["stage"])
+
+    def run(name: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            command.run(MAIN[name], None)
+        assert isinstance(end.value.code, str), "sys.exit(text) prints it and gives status 1"
+        assert len(end.value.code.splitlines()) == 1
+        return end.value.code
+
+    return run
+
+
+def prepare(*stages: str) -> None:
+    """Run stages in this process; needs `told`, which makes `clone` the working folder."""
+    for stage in stages:
+        MAIN[stage]()
+
+
+def test_unknown_name(clone: Clone, told: Told) -> None:
+    text = (clone.folder / "params.yaml").read_text()
+    (clone.folder / "params.yaml").write_text(text.replace("validation_images", "validation_image"))
+    assert "did you mean 'validation_images'?" in told("preprocess")
+
+
+def test_missing_files_name_themselves(clone: Clone, told: Told) -> None:
+    assert "data/raw/cifar-10-batches-py/batches.meta" in told("preprocess")
+    assert "data/tensors/train.safetensors" in told("train")
+    assert "models/resnet50.safetensors" in told("evaluate")
+    (clone.folder / "params.yaml").unlink()
+    assert "params.yaml" in told("fetch")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered"])
+def test_damaged_raw_file(damage: str, clone: Clone, told: Told) -> None:
+    prepare("fetch")
+    path = clone.folder / files.RAW / "data_batch_3"
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content if damage == "altered" else content[:-1])
+    line = told("preprocess")
+    assert "data_batch_3 is damaged" in line
+    assert "dvc repro --force fetch" in line
+
+
+@pytest.mark.parametrize(("stage", "file"), [("train", "data/tensors/val"), ("evaluate", "models/resnet50")])
+def test_damaged_tensors(stage: str, file: str, clone: Clone, told: Told) -> None:
+    prepare("fetch", "preprocess", "train")
+    path = clone.folder / f"{file}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert f"{file}.safetensors is damaged" in told(stage)
+
+
+def test_no_network(clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone.change({"fetch": {"dataset": "cifar10", "sources": ["http://127.0.0.1:9/cifar.tar.gz"]}})
+    monkeypatch.setattr("cifar_resnet.download.BACKOFF", 0.0)
+    line = told("fetch")
+    assert "http://127.0.0.1:9/cifar.tar.gz" in line
+    assert "Connection refused" in line
+    assert "CIFAR10_SOURCE" in line
+
+
+def test_wrong_archive(clone: Clone, told: Told, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.tar.gz"
+    wrong.write_bytes(b"<html>not here</html>")
+    clone.change({"fetch": {"dataset": "cifar10", "sources": [str(wrong)]}})
+    line = told("fetch")
+    assert str(wrong) in line
+    assert "CIFAR10_SOURCE" in line
+    assert not (clone.folder / files.RAW).exists()
+
+
+def test_absent_device(clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    clone.change({"train": {"device": "cuda"}})
+    assert re.search(r"device cuda is not available .* use one of: auto, .*cpu", told("train"))
+
+
+def test_out_of_memory_names_the_number_to_lower(
+    clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare("fetch", "preprocess")
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("cifar_resnet.training.cross_entropy", fail)
+    assert told("train") == "error: out of memory; lower train.batch_size (now 50)"
+
+
+def test_batch_larger_than_the_data(clone: Clone, told: Told) -> None:
+    prepare("fetch", "preprocess")
+    clone.change({"train": {"batch_size": 401}})
+    assert "train.batch_size 401 must be at most the 400 training images" in told("train")
+
+
+def test_validation_set_larger_than_the_data(clone: Clone, told: Told) -> None:
+    prepare("fetch")
+    clone.change({"preprocess": {"validation_images": 500}})
+    assert "validation_images 500" in told("preprocess")
+
+
+def test_diverging_loss(clone: Clone, told: Told) -> None:
+    prepare("fetch", "preprocess")
+    clone.change({"train": {"optimizer": {"lr": 10, "weight_decay": 10}, "precision": "float32"}})
+    line = told("train")
+    assert re.search(
+        r"training loss became (nan|inf) in epoch \d+.*lower train.optimizer.lr \(now 10\)", line
+    )
+    assert not (clone.folder / "models").exists()
+
+
+def test_weights_of_another_width(clone: Clone, told: Told) -> None:
+    prepare("fetch", "preprocess", "train")
+    tensors, about = files.read_tensors(clone.folder / files.MODEL)
+    about["model"]["width"] = 8
+    files.write_tensors(clone.folder / files.MODEL, tensors, about)
+    assert "the weights do not fit a network of width 8" in told("evaluate")
+
+
+def test_weights_of_other_classes(clone: Clone, told: Told) -> None:
+    prepare("fetch", "preprocess", "train")
+    tensors, about = files.read_tensors(clone.folder / files.MODEL)
+    about["classes"] = about["classes"][::-1]
+    files.write_tensors(clone.folder / files.MODEL, tensors, about)
+    assert "was trained on" in told("evaluate")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("stage", ["fetch", "preprocess", "train", "evaluate"])
+def test_full_or_read_only_disk(
+    stage: str, code: int, clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch, finished: Clone
+) -> None:
+    for folder in ("data", "models", "plots"):
+        if stage != "fetch":
+            os.symlink(finished.folder / folder, clone.folder / folder)
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert os.strerror(code) in told(stage)
+
+
+def test_params_edited_while_training_runs(clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare("fetch", "preprocess")
+    reads = []
+    read = files.read_params
+
+    def edited(section: str, config_class: type[object]) -> object:
+        reads.append(section)
+        if len(reads) == 2:
+            clone.change({"train": {"epochs": 4}})
+        return read(section, config_class)  # type: ignore[type-var]
+
+    monkeypatch.setattr(files, "read_params", edited)
+    assert "changed while training ran" in told("train")
+    assert not (clone.folder / "models").exists()
+    monkeypatch.setattr(files, "read_params", read)
+    clone.change({"train": {"epochs": 3}})
+    train.main()  # finishes from the kept state
+    assert (clone.folder / "models/resnet50.safetensors").exists()
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(RuntimeError, match="size mismatch|shape|invalid"):
+        command.run(lambda: torch.zeros(2).view(3) and None, None)
+    with pytest.raises(ValueError, match="could not convert"):
+        command.run(lambda: float("x") and None, None)
+
+
+def test_usage_errors_have_status_2_and_help_has_0(clone: Clone) -> None:
+    assert "unrecognized arguments: --epochs" in clone.run(
+        "python", "-m", "stages.train", "--epochs", status=2
+    )
+    assert "params.yaml" in clone.run("python", "-m", "stages.train", "--help")
+
+
+def test_traceback_on_request(clone: Clone) -> None:
+    printed = clone.run("python", "-m", "stages.train", "--traceback", status=1)
+    assert "Traceback" in printed
+    printed = clone.stage("train", status=1)
+    assert "Traceback" not in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_dvc_reports_the_line_and_keeps_the_results(finished: Clone) -> None:
+    before = finished.read("metrics/test.json")
+    finished.change({"evaluate": {"batch_size": 0}})
+    try:
+        assert "error: params.yaml: evaluate.batch_size:" in finished.dvc("repro", status=255)
+    finally:
+        finished.change({"evaluate": {"batch_size": 500}})
+        finished.dvc("repro")
+    assert finished.read("metrics/test.json") == before

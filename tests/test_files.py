@@ -1,0 +1,275 @@
+"""params.yaml and the file formats, right and wrong."""
+
+import errno
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from cifar_resnet.dataset import PreprocessConfig
+from cifar_resnet.evaluation import EvaluateConfig
+from cifar_resnet.training import TrainConfig
+from stages import command, files
+from stages.fetch import FetchConfig
+from tools.scratch import ROOT, merge
+
+CONFIGS: dict[str, Any] = {
+    "fetch": FetchConfig,
+    "preprocess": PreprocessConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write_params(text: str) -> None:
+    Path("params.yaml").write_text(text)
+
+
+def committed() -> Any:
+    return YAML(typ="safe").load(ROOT / "params.yaml")
+
+
+def write_changed(changes: dict[str, Any]) -> None:
+    params = committed()
+    merge(params, changes)
+    YAML().dump(params, Path("params.yaml"))
+
+
+def test_the_committed_params_are_the_reference_recipe() -> None:
+    write_params((ROOT / "params.yaml").read_text())
+    train = files.read_params("train", TrainConfig)
+    assert (train.epochs, train.batch_size, train.patience) == (50, 256, 10)
+    assert (train.model.width, train.model.blocks) == (64, (3, 4, 6, 3))
+    assert (train.optimizer.lr, train.optimizer.betas, train.optimizer.weight_decay) == (
+        0.001,
+        (0.9, 0.999),
+        0.01,
+    )
+    assert train.augmentation.model_dump() == {"flip": 0.5, "rotation": 20, "padding": 4}
+    assert train.normalization.mean == (0.485, 0.456, 0.406)
+    assert train.normalization.std == (0.229, 0.224, 0.225)
+    assert files.read_params("preprocess", PreprocessConfig).validation_images == 5000
+    assert files.read_params("fetch", FetchConfig).dataset == "cifar10"
+    assert files.read_params("evaluate", EvaluateConfig)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", ".001"])
+def test_every_spelling_of_a_float_is_that_float(text: str) -> None:
+    write_params((ROOT / "params.yaml").read_text().replace("lr: 0.001", f"lr: {text}"))
+    assert files.read_params("train", TrainConfig).optimizer.lr == 0.001
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epochs": 0}, ["train.epochs", "greater than or equal to 1", "it is 0"]),
+        ({"epochs": -3}, ["train.epochs", "it is -3"]),
+        ({"epochs": "many"}, ["train.epochs", "integer", "'many'"]),
+        ({"epochs": True}, ["train.epochs", "integer", "True"]),
+        ({"epochs": 2.5}, ["train.epochs", "integer", "2.5"]),
+        ({"epochs": None}, ["train.epochs", "integer", "None"]),
+        ({"epochs": [1]}, ["train.epochs", "integer"]),
+        ({"device": "gpu"}, ["train.device", "'auto', 'cpu', 'cuda' or 'mps'", "'gpu'"]),
+        ({"deterministic": "yes"}, ["train.deterministic", "boolean"]),
+        ({"optimizer": {"lr": 0}}, ["train.optimizer.lr", "greater than 0"]),
+        ({"optimizer": {"lr": float("nan")}}, ["train.optimizer.lr"]),
+        ({"optimizer": {"lr": float("inf")}}, ["train.optimizer.lr"]),
+        ({"optimizer": {"betas": [0.9]}}, ["train.optimizer.betas"]),
+        ({"optimizer": {"betas": [0.9, 1.5]}}, ["train.optimizer.betas", "1.5"]),
+        ({"model": {"blocks": [3, 4, 6]}}, ["train.model.blocks"]),
+        ({"model": {"blocks": [3, 4, 6, 0]}}, ["train.model.blocks.3"]),
+        ({"augmentation": {"flip": 1.1}}, ["train.augmentation.flip", "less than or equal to 1"]),
+        ({"normalization": {"std": [0, 1, 1]}}, ["train.normalization.std.0", "greater than 0"]),
+        ({"model": 7}, ["train.model", "object"]),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(changes: dict[str, Any], told: list[str]) -> None:
+    params = committed()
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            params["train"][name].update(value)
+        else:
+            params["train"][name] = value
+    YAML().dump(params, Path("params.yaml"))
+    with pytest.raises(ValueError) as caught:
+        files.read_params("train", TrainConfig)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in told:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("batch_size: 256", "batchsize: 256", "train.batchsize: unknown name; did you mean 'batch_size'?"),
+        (
+            "weight_decay:",
+            "weigth_decay:",
+            "train.optimizer.weigth_decay: unknown name; did you mean 'weight_decay'?",
+        ),
+        (
+            "    lr: 0.001",
+            "    lr: 0.001\n    zzz: 1",
+            "train.optimizer.zzz: unknown name; known are lr, betas",
+        ),
+        ("  patience: 10", "", "train.patience: field required"),
+        ("train:\n", "trian:\n", "no section 'train'; did you mean 'trian'?"),
+        ("  epochs: 50", "  epochs: 50\n  epochs: 60", "not valid YAML"),
+        ("  epochs: 50", "  epochs: [50", "not valid YAML"),
+    ],
+)
+def test_a_wrong_name_is_told_with_the_nearest_valid_one(old: str, new: str, told: str) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    assert old in text
+    write_params(text.replace(old, new))
+    with pytest.raises(ValueError) as caught:
+        files.read_params("train", TrainConfig)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "42", "- a", "null", "\x00", "train: 3"])
+def test_a_document_that_is_no_params_file_is_refused(text: str) -> None:
+    write_params(text)
+    with pytest.raises(ValueError, match="params.yaml"):
+        files.read_params("train", TrainConfig)
+
+
+def paths(document: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every name in nested dictionaries."""
+    if not isinstance(document, dict):
+        return []
+    here = [(*prefix, name) for name in document]
+    return here + [path for name in document for path in paths(document[name], (*prefix, name))]
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner)
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(section=st.sampled_from(sorted(CONFIGS)), data=st.data())
+def test_any_document_is_valid_or_refused_in_one_line(section: str, data: st.DataObject) -> None:
+    params = committed()
+    for _ in range(data.draw(st.integers(1, 3))):
+        *parents, name = data.draw(st.sampled_from(paths(params[section])))
+        target = params[section]
+        for parent in parents:
+            target = target[parent]
+        if isinstance(target, dict):
+            action = data.draw(st.sampled_from(["replace", "rename", "delete"]))
+            value = target.pop(name, None)
+            if action == "replace":
+                target[name] = data.draw(values)
+            elif action == "rename":
+                target[data.draw(st.text(max_size=12))] = value
+        if not paths(params[section]):
+            break
+    write_params(json.dumps(params))  # JSON is YAML
+    try:
+        with mock.patch("sys.argv", ["stage"]):
+            command.run(lambda: files.read_params(section, CONFIGS[section]) and None, None)
+    except SystemExit as end:
+        told = str(end.code)
+        assert told.startswith("error: params.yaml")
+        assert len(told.splitlines()) == 1
+
+
+def sealed(path: Path) -> dict[str, torch.Tensor]:
+    tensors = {
+        "images": torch.arange(3072, dtype=torch.uint8).view(1, 3, 32, 32),
+        "labels": torch.tensor([3]),
+    }
+    files.write_tensors(path, tensors, {"classes": ["a", "b"]})
+    return tensors
+
+
+def test_tensors_come_back_as_written_with_the_same_bytes(tmp_path: Path) -> None:
+    tensors = sealed(tmp_path / "a.safetensors")
+    read, about = files.read_tensors(tmp_path / "a.safetensors")
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+    assert about["classes"] == ["a", "b"]
+    sealed(tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_every_flipped_bit_and_every_truncation_of_tensors_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    sealed(path)
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    chosen = random.Random(0)
+    # Every bit of the header, since that is where a reader could be misled, and 200 of the data.
+    flips = [*range(8 * header), *(chosen.randrange(8 * header, 8 * len(content)) for _ in range(200))]
+    for bit in flips:
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged"):
+            files.read_tensors(path)
+    for length in [
+        0,
+        1,
+        7,
+        8,
+        9,
+        header,
+        len(content) - 1,
+        *(chosen.randrange(len(content)) for _ in range(50)),
+    ]:
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="damaged"):
+            files.read_tensors(path)
+    path.write_bytes(content + b"\0")
+    with pytest.raises(ValueError, match="damaged"):
+        files.read_tensors(path)
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    step: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics/a.json"
+    files.write_bytes(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    target = {"write": (Path, "write_bytes"), "fsync": (os, "fsync"), "replace": (Path, "replace")}[step]
+    monkeypatch.setattr(*target, fail)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        files.write_bytes(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_table_is_read_back_as_numbers() -> None:
+    rows = [{"epoch": 1.0, "loss": 0.1 + 0.2}, {"epoch": 2.0, "loss": 1e-30}]
+    files.write_table("history", rows)
+    assert files.read_table("history") == rows
+
+
+def test_a_raw_file_that_changed_is_not_read() -> None:
+    files.write_raw({"data_batch_1": b"abc", "batches.meta": b"def"})
+    files.write_checksums()
+    assert files.read_raw("data_batch_1") == b"abc"
+    (files.RAW / "data_batch_1").write_bytes(b"abd")
+    with pytest.raises(ValueError, match="data_batch_1 is damaged"):
+        files.read_raw("data_batch_1")
