@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from tools import scratch
 
@@ -40,14 +41,14 @@ class Clone:
 
     def change(self, changes: dict[str, Any]) -> None:
         """Edit params.yaml."""
-        yaml = scratch.YAML()
+        yaml = YAML()
         params = yaml.load(self.folder / "params.yaml")
         scratch.merge(params, changes)
         yaml.dump(params, self.folder / "params.yaml")
 
     @property
     def environment(self) -> dict[str, str]:
-        """This Python first on the PATH, one thread (a fixed number, whatever the machine), a cache of its own."""
+        """This Python first on the PATH, one thread whatever the machine, a cache of its own."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         here = {
             "PATH": path,

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 from torch import Tensor
-from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped]
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
 from cifar_resnet.augmentation import AugmentationConfig, Draws, augment, draw, rotation_matrix

@@ -164,7 +164,7 @@ def test_full_or_read_only_disk(
 ) -> None:
     for folder in ("data", "models", "plots"):
         if stage != "fetch":
-            os.symlink(finished.folder / folder, clone.folder / folder)
+            (clone.folder / folder).symlink_to(finished.folder / folder)
 
     def fail(*_: object) -> None:
         raise OSError(code, os.strerror(code))
@@ -195,10 +195,10 @@ def test_params_edited_while_training_runs(clone: Clone, told: Told, monkeypatch
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["stage"])
-    with pytest.raises(RuntimeError, match="size mismatch|shape|invalid"):
-        command.run(lambda: torch.zeros(2).view(3) and None, None)
+    with pytest.raises(RuntimeError, match="shape"):
+        command.run(lambda: print(torch.zeros(2).view(3)), None)
     with pytest.raises(ValueError, match="could not convert"):
-        command.run(lambda: float("x") and None, None)
+        command.run(lambda: print(float("x")), None)
 
 
 def test_usage_errors_have_status_2_and_help_has_0(clone: Clone) -> None:

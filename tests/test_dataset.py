@@ -15,9 +15,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sklearn.model_selection import StratifiedShuffleSplit  # type: ignore[import-untyped]
+from sklearn.model_selection import StratifiedShuffleSplit
 from torch import Tensor
-from torchvision.datasets import CIFAR10, cifar  # type: ignore[import-untyped]
+from torchvision.datasets import CIFAR10, cifar
 
 from cifar_resnet.dataset import (
     META,

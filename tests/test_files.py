@@ -104,7 +104,7 @@ def test_a_wrong_value_is_named_in_one_line(changes: dict[str, Any], told: list[
         else:
             params["train"][name] = value
     YAML().dump(params, Path("params.yaml"))
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r"params\.yaml") as caught:
         files.read_params("train", TrainConfig)
     message = str(caught.value)
     assert "\n" not in message
@@ -136,7 +136,7 @@ def test_a_wrong_name_is_told_with_the_nearest_valid_one(old: str, new: str, tol
     text = (ROOT / "params.yaml").read_text()
     assert old in text
     write_params(text.replace(old, new))
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r"params\.yaml") as caught:
         files.read_params("train", TrainConfig)
     assert told in str(caught.value)
 
@@ -144,7 +144,7 @@ def test_a_wrong_name_is_told_with_the_nearest_valid_one(old: str, new: str, tol
 @pytest.mark.parametrize("text", ["", "42", "- a", "null", "\x00", "train: 3"])
 def test_a_document_that_is_no_params_file_is_refused(text: str) -> None:
     write_params(text)
-    with pytest.raises(ValueError, match="params.yaml"):
+    with pytest.raises(ValueError, match=r"params\.yaml"):
         files.read_params("train", TrainConfig)
 
 

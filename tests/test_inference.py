@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
-from torchvision.transforms import functional, v2  # type: ignore[import-untyped]
+from torchvision.transforms import functional, v2
 
 from cifar_resnet.inference import NormalizationConfig, build_normalization, predict
 from cifar_resnet.model import ModelConfig, ResNet, build_model

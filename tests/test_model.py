@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision  # type: ignore[import-untyped]
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 

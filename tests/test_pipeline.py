@@ -122,4 +122,35 @@ def test_real_cifar10_from_every_kind_of_source(clone: Clone, tmp_path: Path) ->
     clone.stage("preprocess")
     data = json.loads(clone.read("metrics/data.json"))
     assert data["images_per_class"] == {"train": [4500] * 10, "val": [500] * 10, "test": [1000] * 10}
-    assert data["classes"] == "airplane automobile bird cat deer dog frog horse ship truck".split()
+    assert data["classes"] == [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_two_clones_in_two_folders_give_the_same_bytes(seed: int, tmp_path: Path) -> None:
+    params = {
+        "fetch": {"synthetic": {"seed": seed}},
+        "preprocess": {"seed": seed},
+        "train": {"seed": seed, "epochs": 1},
+    }
+    outputs = []
+    for name in ("one", "two"):
+        clone = Clone(tmp_path / name / "deeper" / name, tmp_path / name / "cache", params)
+        clone.dvc("repro")
+        folders = ("data", "models", "metrics", "plots")
+        paths = [path for folder in folders for path in (clone.folder / folder).rglob("*") if path.is_file()]
+        paths.append(clone.folder / "dvc.lock")
+        outputs.append({str(path.relative_to(clone.folder)): path.read_bytes() for path in paths})
+    assert len(outputs[0]) > 20
+    assert outputs[0] == outputs[1]

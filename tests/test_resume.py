@@ -19,6 +19,7 @@ from cifar_resnet import checkpoint
 from stages import files
 from tests.conftest import FORK, Clone
 
+pytestmark = pytest.mark.slow
 OUTPUTS = ("models/resnet50.safetensors", "metrics/train.json", "plots/history.csv")
 YIELDS = 3 * (8 + 2 + 1)  # of the tiny run: epochs x (steps, validation batches, record)
 STEP_DELAY = 0.02  # seconds: spreads the steps, so that signals meet every part of one
@@ -37,6 +38,7 @@ def train(
     """
     import torch
 
+    from stages import command, progress
     from stages import train as stage
 
     os.chdir(folder)
@@ -59,16 +61,16 @@ def train(
             return original(*arguments)
 
         setattr(owner, name, deadly)
-    update = stage.Progress.update
+    update = progress.Progress.update
 
-    def slow(self: stage.Progress, *arguments: object) -> None:
+    def slow(self: progress.Progress, *arguments: object) -> None:
         yields.value += 1
         time.sleep(STEP_DELAY)
         update(self, *arguments)  # type: ignore[arg-type]
 
-    stage.Progress.update = slow  # type: ignore[method-assign]
+    progress.Progress.update = slow  # type: ignore[assignment,method-assign]
     sys.argv = ["stage"]
-    stage.command.run(stage.main, None)
+    command.run(stage.main, None)
 
 
 class Run:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-from sklearn.neighbors import NearestCentroid  # type: ignore[import-untyped]
-from torchvision.datasets import CIFAR10, cifar  # type: ignore[import-untyped]
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestCentroid
+from torchvision.datasets import CIFAR10, cifar
 
 from cifar_resnet.dataset import Images, concatenate, decode_batch, decode_class_names
 from cifar_resnet.inference import NormalizationConfig, build_normalization, predict

@@ -6,7 +6,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.optim import AdamW
 
-
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
