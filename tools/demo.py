@@ -14,7 +14,8 @@ Every file of this run is in .demo, a clone of its own: nothing else was touched
 
   source .venv/bin/activate && cd .demo
   dvc exp run -S train.optimizer.lr=0.001      # change a number and run what depends on it
-  dvc exp show --only-changed                  # compare the two runs
+  dvc params diff; dvc metrics diff            # compare the two runs
+  dvc exp show                                 # all runs in one table
   dvc repro                                    # nothing changed, so nothing runs
 
 The plots page, readable offline: {page}
