@@ -16,6 +16,7 @@ const options = {
   renderer: "svg",
   actions: {export: true, source: false, compiled: false, editor: false},
   config: {
+    numberFormat: "~g",  // a constant learning rate of 0.001 is not 0
     font: "system-ui, sans-serif",
     title: {fontSize: 16, offset: 14},
     axis: {labelFontSize: 12, titleFontSize: 13, titleFontWeight: 500, gridColor: "#e8eaed"},
