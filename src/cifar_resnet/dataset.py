@@ -3,10 +3,11 @@
 import io
 import pickle
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -39,17 +40,50 @@ class Images(NamedTuple):
         return Images(self.images[index], self.labels[index])
 
 
+class _Array:
+    """Stands in for a pickled array of bytes.
+
+    NumPy's own unpickling is not for strangers' files: it makes objects out of their bytes where they say so.
+    """
+
+    def __init__(self, *_: Any) -> None:
+        self.array: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, _, content = state
+        if not isinstance(dtype, _Dtype) or dtype.name != "u1":
+            raise pickle.UnpicklingError("an array of other numbers than bytes is not allowed")
+        if isinstance(content, str):  # Python 2's
+            content = content.encode("latin1")
+        self.array = np.frombuffer(content, np.uint8).reshape(shape)
+
+
+class _Dtype:
+    """Stands in for a pickled dtype."""
+
+    def __init__(self, name: str, *_: Any) -> None:
+        self.name = name
+
+    def __setstate__(self, _: Any) -> None:
+        """Byte order and alignment are nothing to single bytes."""
+
+
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles NumPy arrays and plain containers; a file that names anything else is refused.
+    """Unpickles arrays of bytes and plain containers; a file that names anything else is refused.
 
     See https://docs.python.org/3/library/pickle.html#restricting-globals.
     """
 
-    ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype"})
+    STAND_INS: ClassVar = {
+        ("numpy.core.multiarray", "_reconstruct"): _Array,
+        ("numpy._core.multiarray", "_reconstruct"): _Array,
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Dtype,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "numpy" and name in self.ALLOWED:
-            return super().find_class(module, name)
+        if (module, name) in self.STAND_INS:
+            return self.STAND_INS[module, name]
         raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
 
 
@@ -64,8 +98,10 @@ def _unpickle(content: bytes) -> dict[str, Any]:
 def decode_batch(content: bytes) -> Images:
     """Return the images of a batch file (https://www.cs.toronto.edu/~kriz/cifar.html, "python version")."""
     document = _unpickle(content)
-    pixels = np.array(document["data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
-    return Images(torch.from_numpy(pixels), torch.tensor(document["labels"], dtype=torch.int64))
+    data, labels = document["data"], torch.tensor(document["labels"], dtype=torch.int64)
+    if not isinstance(data, _Array) or data.array.shape != (len(labels), 3072):
+        raise pickle.UnpicklingError(f"no row of 3072 pixel values for each of the {len(labels)} labels")
+    return Images(torch.from_numpy(data.array.reshape(-1, 3, 32, 32).copy()), labels)
 
 
 def decode_class_names(content: bytes) -> list[str]:

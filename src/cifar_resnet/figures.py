@@ -48,7 +48,7 @@ def curves(history: list[dict[str, float]]) -> Figure:
             axes.plot(epochs, values, marker="o" if len(epochs) < 20 else "", markersize=4, label=label)
         axes.axvline(best["epoch"], color="grey", linestyle=":", label=f"kept: epoch {best['epoch']:.0f}")
         axes.set(xlabel="epoch", title=f"{metric.capitalize()} per epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend()
         if metric == "accuracy":

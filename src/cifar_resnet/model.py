@@ -18,7 +18,8 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int = Field(ge=1, le=1024)
+    # Below 4, oneDNN 3.x corrupts the heap in the backward pass of the strided 1x1 convolutions.
+    width: int = Field(ge=4, le=1024)
     blocks: tuple[Count, Count, Count, Count]
 
 
