@@ -52,7 +52,7 @@ def curves(history: list[dict[str, float]]) -> Figure:
         axes.grid(alpha=0.3)
         axes.legend()
         if metric == "accuracy":
-            axes.yaxis.set_major_formatter(lambda value, _: PERCENT(value))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     return figure
 
 
