@@ -51,6 +51,7 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 def main() -> None:
     """Measure and report."""
+    device.make_deterministic(True)  # cuBLAS reads its setting at the first CUDA call
     target = device.select_device("auto")
     batch_size, steps = (32, 1) if target.type == "cpu" else (256, 20)
     draws = generator(0, "benchmark")
@@ -77,9 +78,14 @@ def main() -> None:
                 yield normalization(augment(on_device[rows], settings.rows(batch), 4)), classes[rows]
 
     def step(
-        batches: Batches, model: ResNet, optimizer: torch.optim.Optimizer, dtype: torch.dtype
+        batches: Batches,
+        model: ResNet,
+        optimizer: torch.optim.Optimizer,
+        dtype: torch.dtype,
+        deterministic: bool = False,
     ) -> Callable[[], None]:
         def run() -> None:
+            device.make_deterministic(deterministic)
             for _ in range(steps):
                 pixels, classes = next(batches)
                 with torch.autocast(target.type, dtype, enabled=dtype != torch.float32):
@@ -101,7 +107,7 @@ def main() -> None:
     nchw, nhwc = torch.contiguous_format, torch.channels_last
     plain, ours, last = network(nchw), network(nhwc), network(nhwc)
     data_only = network(nchw)
-    bf16 = network(nhwc)
+    bf16, strict = network(nhwc), network(nhwc)
     count = batch_size * steps
     candidates = {
         "usual: DataLoader, float32, NCHW": (count, step(from_loader(), plain, usual(plain), torch.float32)),
@@ -111,9 +117,12 @@ def main() -> None:
         ),
         "+ channels_last": (count, step(from_device(), ours, usual(ours), torch.float32)),
         "+ bfloat16": (count, step(from_device(), bf16, usual(bf16), torch.bfloat16)),
-        "+ fused AdamW (what train does)": (
+        "+ fused AdamW": (count, step(from_device(), last, build_optimizer(last, OPTIMIZER), torch.bfloat16)),
+        "+ deterministic (what train does)": (
             count,
-            step(from_device(), last, build_optimizer(last, OPTIMIZER), torch.bfloat16),
+            step(
+                from_device(), strict, build_optimizer(strict, OPTIMIZER), torch.bfloat16, deterministic=True
+            ),
         ),
     }
     report("training_step", f"ResNet50, batch {batch_size}", measure(candidates, repeats=5))

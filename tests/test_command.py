@@ -6,9 +6,12 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stages import command, evaluate, fetch, files, preprocess, train
 from tests.conftest import Clone
@@ -191,6 +194,48 @@ def test_params_edited_while_training_runs(clone: Clone, told: Told, monkeypatch
     clone.change({"train": {"epochs": 3}})
     train.main()  # finishes from the kept state
     assert (clone.folder / "models/resnet50.safetensors").exists()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.fixed_dictionaries(
+        {
+            "seed": st.integers(0, 2**63 - 1),
+            "epochs": st.integers(1, 2),
+            "batch_size": st.integers(20, 450),
+            "patience": st.integers(1, 3),
+            "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
+            "deterministic": st.booleans(),
+            "model": st.fixed_dictionaries(
+                {"width": st.integers(4, 9), "blocks": st.lists(st.integers(1, 2), min_size=4, max_size=4)}
+            ),
+            "optimizer": st.fixed_dictionaries(
+                {
+                    "lr": st.floats(1e-8, 10),
+                    "betas": st.lists(st.floats(0, 0.9999), min_size=2, max_size=2),
+                    "weight_decay": st.floats(0, 10),
+                }
+            ),
+            "augmentation": st.fixed_dictionaries(
+                {"flip": st.floats(0, 1), "rotation": st.floats(0, 180), "padding": st.integers(0, 32)}
+            ),
+        }
+    )
+)
+def test_any_valid_params_train_or_end_in_one_line(
+    changes: dict[str, Any], clone: Clone, told: Told, finished: Clone
+) -> None:
+    if not (clone.folder / "data").exists():
+        (clone.folder / "data").symlink_to(finished.folder / "data")
+    clone.change({"train": changes})
+    (clone.folder / files.MODEL).unlink(missing_ok=True)
+    ended = "trained"
+    try:
+        command.run(train.main, None)
+    except SystemExit as end:
+        ended = str(end.code)
+    assert re.fullmatch(r"trained|error: (the training loss became|train.batch_size)[^\n]*", ended)
+    assert (clone.folder / files.MODEL).exists() == (ended == "trained")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def test_a_recipe_cannot_name_what_params_lack() -> None:
 
 @pytest.mark.slow
 def test_the_demo_learns_leaves_the_workspace_alone_and_does_nothing_twice(clone: Clone) -> None:
+    shutil.copy(scratch.ROOT / "params.yaml", clone.folder)
+    scratch.commit(clone.folder, "the committed params")
     first = clone.run("python", "-m", "tools.demo", OMP_NUM_THREADS="2")
     test = json.loads(clone.read(".demo/metrics/test.json"))
     assert test["accuracy"] >= 0.9
