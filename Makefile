@@ -33,7 +33,7 @@ bench: setup  ## ours beside the usual ways, a few minutes
 	python -m benchmarks.training_step
 
 lock:  ## pin every dependency anew, for Linux and macOS, Python 3.11 and 3.12
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --upgrade --quiet --output-file requirements.lock
 
 audit: setup  ## known vulnerabilities of the pinned dependencies
