@@ -94,11 +94,6 @@ def test_stages_run_without_dvc_and_give_the_same_bytes(finished: Clone, clone: 
         assert clone.read(path) == finished.read(path), path
 
 
-def test_synthetic_data_differ_from_the_recipe_only_where_params_say(finished: Clone) -> None:
-    lock = finished.read("dvc.lock").decode()
-    assert "dataset: synthetic" in lock
-
-
 RESTORE = scratch.ROOT.parent / "shared/cifar10/restore.py"
 real_data = pytest.mark.skipif(
     not RESTORE.exists(), reason="needs ../shared/cifar10, the real CIFAR-10 bytes"
