@@ -1,31 +1,34 @@
 """Measure the trained network on the test images and show where it errs."""
 
-import torch
-
-from cifar_resnet import device, evaluation, figures, inference
-from cifar_resnet.model import ModelConfig, restore_model
-from stages import command, files
+from stages import command
 
 
 def main() -> None:
+    # Here, not above, so that `--help` does not wait for PyTorch.
+    import torch
+
+    from cifar_resnet import device, evaluation, figures, inference
+    from cifar_resnet.model import ModelConfig, restore_model
+    from stages import files
+
     config = files.read_params("evaluate", evaluation.EvaluateConfig)
     device.make_deterministic(True)
     target = device.select_device(config.device)
     dtype = device.autocast_dtype(config.precision, target)
     weights, about = files.read_tensors(files.MODEL)
-    test, test_about = files.read_tensors(files.tensors_path("test"))
+    test = files.TensorFile(files.tensors_path("test"))
     class_names = about["classes"]
-    if test_about["classes"] != class_names:
+    if test.about["classes"] != class_names:
         raise ValueError(
-            f"{files.MODEL} was trained on {class_names}, the test images are of {test_about['classes']}"
+            f"{files.MODEL} was trained on {class_names}, the test images are of {test.about['classes']}"
         )
     model = restore_model(ModelConfig(**about["model"]), len(class_names), weights).to(target)
     normalization = inference.build_normalization(
         inference.NormalizationConfig(**about["normalization"]), target
     )
-    images, labels = test["images"], test["labels"]
+    labels = torch.cat(list(test.batches("labels", config.batch_size)))
     with device.naming_memory("evaluate", config.batch_size):
-        batches = inference.predict(model, images, normalization, config.batch_size, dtype)
+        batches = inference.predict(model, test.batches("images", config.batch_size), normalization, dtype)
         logits = torch.cat([batch.cpu() for batch in batches])
     metrics = evaluation.evaluate(logits, labels, class_names)
     predicted = logits.argmax(1)
@@ -39,6 +42,10 @@ def main() -> None:
     matrix = evaluation.confusion_matrix(predicted, labels, len(class_names))
     files.write_figure("curves", figures.curves(files.read_table("history")))
     files.write_figure("confusion", figures.confusion(matrix, class_names))
+
+    def images(rows: torch.Tensor) -> torch.Tensor:
+        return test.rows("images", rows)
+
     files.write_figure("mistakes", figures.mistakes(images, labels, logits.softmax(1), class_names))
     print(f"test accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f}")
 

@@ -7,12 +7,13 @@ and renamed, so a reader sees the old one or the new one, and a cached copy of D
 import csv
 import difflib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import platformdirs
 from pydantic import BaseModel, ValidationError
@@ -153,14 +154,38 @@ def write_tensors(path: Path, tensors: dict[str, "Tensor"], about: dict[str, Any
 
     The digest is that of the file with 64 zeros in its place, so it covers every byte.
     """
-    from safetensors.torch import save  # imports torch, which `fetch` of the real data does without
+    from safetensors.torch import save_file  # imports torch, which `fetch` of the real data does without
 
     metadata = json.dumps(about | {"sha256": UNSEALED}, sort_keys=True)
-    content = save(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, {"cifar_resnet": metadata}
-    )
-    digest = hashlib.sha256(content).hexdigest()
-    write_bytes(path, content.replace(UNSEALED.encode(), digest.encode(), 1))
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with _replacing(path) as temporary:
+        save_file(contiguous, temporary, {"cifar_resnet": metadata})
+        with temporary.open("r+b") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            header = file.read(int.from_bytes(file.read(8), "little"))
+            file.seek(8 + header.index(UNSEALED.encode()))
+            file.write(digest.encode())
+
+
+def _check(path: Path, file: BinaryIO) -> dict[str, Any]:
+    """Return the description in a tensors file, with the file's "sha256", having read it through."""
+    try:
+        size = file.read(8)
+        header = file.read(int.from_bytes(size, "little"))
+        about: dict[str, Any] = json.loads(json.loads(header)["__metadata__"]["cifar_resnet"])
+        digest = hashlib.sha256(size + header.replace(about["sha256"].encode(), UNSEALED.encode(), 1))
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+        intact = digest.hexdigest() == about["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
+        intact = False
+    if not intact:
+        raise ValueError(
+            f"{path} is damaged: its SHA-256 is not the one it was written with;"
+            f" {REMAKE.format('train' if path == MODEL else 'preprocess')}"
+        )
+    return about
 
 
 def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
@@ -171,16 +196,32 @@ def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     from safetensors.torch import load
 
     content = path.read_bytes()
-    try:
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        about = json.loads(header["__metadata__"]["cifar_resnet"])
-        digest = about["sha256"]
-        intact = hashlib.sha256(content.replace(digest.encode(), UNSEALED.encode(), 1)).hexdigest() == digest
-    except (ValueError, KeyError, TypeError, AttributeError):
-        intact = False
-    if not intact:
-        raise ValueError(
-            f"{path} is damaged: its SHA-256 is not the one it was written with;"
-            f" {REMAKE.format('train' if path == MODEL else 'preprocess')}"
-        )
+    about = _check(path, io.BytesIO(content))
     return load(content), about
+
+
+class TensorFile:
+    """A tensors file read in parts, so that memory does not grow with it; `about` is its description.
+
+    Raises ValueError when any bit is not as it was written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        with path.open("rb") as file:
+            self.about = _check(path, file)
+        self.tensors = safe_open(path, "pt")
+
+    def batches(self, name: str, size: int) -> Iterator["Tensor"]:
+        """Yield the tensor `size` rows at a time."""
+        rows = self.tensors.get_slice(name)
+        for start in range(0, rows.get_shape()[0], size):
+            yield rows[start : start + size]
+
+    def rows(self, name: str, index: "Tensor") -> "Tensor":
+        """Return some rows of the tensor. `index`: (K,) int64."""
+        import torch
+
+        rows = self.tensors.get_slice(name)
+        return torch.cat([rows[:0], *(rows[i : i + 1] for i in index.tolist())])

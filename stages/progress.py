@@ -14,6 +14,7 @@ class Progress:
 
     def __init__(self, state: TrainState, config: TrainConfig, images: int) -> None:
         self.config, self.steps = config, steps_per_epoch(config, images)
+        self.first = True
         self.bar = tqdm(
             total=config.epochs * self.steps, initial=self._done(state), unit="step", disable=None
         )
@@ -31,6 +32,9 @@ class Progress:
     def update(self, state: TrainState, record: Record | None) -> None:
         """Show what `fit` yielded."""
         self.bar.update(self._done(state) - self.bar.n)
+        if self.first:  # it compiles, and chooses algorithms
+            files.append_log("train", {"first_step_seconds": time.monotonic() - self.started})
+            self.started, self.first_step, self.first = time.monotonic(), state.step, False
         if record is None:
             return
         seconds = time.monotonic() - self.started

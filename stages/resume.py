@@ -9,7 +9,7 @@ from cifar_resnet.training import TrainConfig, TrainState
 from stages import command, files
 
 
-def resume_folder(config: TrainConfig, data: list[str], target: torch.device) -> Path:
+def resume_folder(config: TrainConfig, data: list[str], target: torch.device, compiled: bool) -> Path:
     """Return the folder of this very run: its name hashes all that decides the run's bits.
 
     `data`: the SHA-256 of what it reads. It lies outside the workspace, which DVC clears before a stage runs
@@ -20,6 +20,7 @@ def resume_folder(config: TrainConfig, data: list[str], target: torch.device) ->
         "data": data,
         "code": command.code_digest(),
         "hardware": device.fingerprint(target),
+        "compiled": compiled,
     }
     return files.CACHE / "resume" / checkpoint.run_key(run)
 

@@ -2,36 +2,43 @@
 
 import time
 
-from cifar_resnet import checkpoint, device, training
-from cifar_resnet.dataset import Images
-from stages import command, files
-from stages.progress import Progress
-from stages.resume import restore, resume_folder
+from stages import command
 
 SAVE_SECONDS = 300  # between saves inside a long epoch: the most work that a kill can cost
 
 
 def main() -> None:
+    # Here, not above, so that `--help` does not wait for PyTorch.
+    from cifar_resnet import checkpoint, device, training
+    from cifar_resnet.dataset import Images
+    from stages import files
+    from stages.compilation import keep_code, use_compile
+    from stages.progress import Progress
+    from stages.resume import restore, resume_folder
+
     config = files.read_params("train", training.TrainConfig)
+    keep_code()
     device.make_deterministic(config.deterministic)
     target = device.select_device(config.device)
     dtype = device.autocast_dtype(config.precision, target)
     train, about = files.read_tensors(files.tensors_path("train"))
     val, val_about = files.read_tensors(files.tensors_path("val"))
-    folder = resume_folder(config, [about["sha256"], val_about["sha256"]], target)
+    compiled = use_compile(config.compile, target)
+    folder = resume_folder(config, [about["sha256"], val_about["sha256"]], target, compiled)
     with checkpoint.hold(folder), command.StopRequest() as stop:
-        with device.naming_memory("train", config.batch_size):
+        with device.naming_memory("train", config.batch_size), checkpoint.Saver(folder) as saver:
             state = training.new_state(config, len(about["classes"]), target)
             restore(state, folder)
-            loop = training.fit(state, config, Images(**train).to(target), Images(**val).to(target), dtype)
+            images = Images(**train).to(target), Images(**val).to(target)
             saved_at = time.monotonic()
             with Progress(state, config, len(train["labels"])) as progress:
-                for _, record in loop:
+                for _, record in training.fit(state, config, *images, dtype, compiled):
                     progress.update(state, record)
                     if record:
                         files.write_table("history", state.history)
-                    if record or stop.signal or time.monotonic() > saved_at + SAVE_SECONDS:
-                        checkpoint.save(folder, state.state_dict())
+                    due = record or time.monotonic() > saved_at + SAVE_SECONDS
+                    if stop.signal or (due and saver.idle()):
+                        saver.save(state.state_dict())
                         saved_at = time.monotonic()
                     if stop.signal:
                         raise SystemExit(128 + stop.signal)

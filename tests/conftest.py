@@ -15,7 +15,9 @@ from tools import scratch
 # Children to kill: forked from a process that has imported PyTorch already, so that each starts at once.
 FORK = multiprocessing.get_context("forkserver")
 os.environ["PYTHONPATH"] = str(scratch.ROOT)  # the server's children find the tests as this process does
-FORK.set_forkserver_preload(["stages.train", "torch._dynamo", "tests.test_checkpoint", "tests.test_resume"])
+FORK.set_forkserver_preload(
+    ["stages.train", "cifar_resnet.training", "torch._dynamo", "tests.test_checkpoint", "tests.test_resume"]
+)
 
 TINY: dict[str, Any] = {
     "fetch": {"dataset": "synthetic", "synthetic": {"train_images": 500, "test_images": 100}},
@@ -24,6 +26,7 @@ TINY: dict[str, Any] = {
         "epochs": 3,
         "batch_size": 50,
         "device": "cpu",
+        "compile": False,
         "model": {"width": 4, "blocks": [1, 1, 1, 1]},
     },
     "evaluate": {"device": "cpu"},

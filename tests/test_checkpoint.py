@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
@@ -139,6 +140,45 @@ def test_a_kill_in_any_step_of_a_save_leaves_a_good_state(step: str, after: bool
     assert newest(tmp_path) in (2, 3)
     checkpoint.save(tmp_path, state(4))
     assert newest(tmp_path) == 4
+
+
+def test_a_state_saved_in_the_background_is_the_state_of_that_moment(tmp_path: Path) -> None:
+    current = state(1)
+    with checkpoint.Saver(tmp_path) as saver:
+        for number in (2, 3):
+            saver.save(current)
+            current["epoch"] = number  # training goes on
+            current["weights"].fill_(number)
+    assert newest(tmp_path) == 2
+
+
+def test_saving_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, original = threading.Event(), os.fsync
+
+    def slow(descriptor: int) -> None:
+        assert disk.wait(30)
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    with checkpoint.Saver(tmp_path) as saver:
+        assert saver.idle()
+        saver.save(state(1))
+        assert not saver.idle()
+        assert newest(tmp_path) is None
+        disk.set()
+    assert saver.idle()
+    assert newest(tmp_path) == 1
+
+
+def test_an_error_in_the_background_is_told_by_the_next_save_and_at_the_end(tmp_path: Path) -> None:
+    undo = interrupt("fsync", raiser(errno.ENOSPC), after=False)
+    saver = checkpoint.Saver(tmp_path)
+    saver.save(state(1))
+    with pytest.raises(OSError, match="No space left"):
+        saver.save(state(2))
+    with pytest.raises(OSError, match="No space left"), saver:
+        pass
+    undo()
 
 
 def hold_until(folder: Path, held: Event) -> None:

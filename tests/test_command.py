@@ -270,3 +270,16 @@ def test_dvc_reports_the_line_and_keeps_the_results(finished: Clone) -> None:
         finished.change({"evaluate": {"batch_size": 500}})
         finished.dvc("repro")
     assert finished.read("metrics/test.json") == before
+
+
+@pytest.mark.parametrize("stage", MAIN)
+def test_usage_does_not_wait_for_pytorch(stage: str, clone: Clone) -> None:
+    program = (
+        "import runpy, sys; sys.argv = ['stage', '--help']\n"
+        f"try: runpy.run_module('stages.{stage}', run_name='__main__')\n"
+        "finally: print(*sys.modules)"
+    )
+    usage, _, modules = clone.run("python", "-c", program).strip().rpartition("\n")
+    assert "Settings are in params.yaml." in usage
+    assert "argparse" in modules.split()
+    assert not {"torch", "matplotlib", "safetensors"} & set(modules.split())

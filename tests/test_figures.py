@@ -73,13 +73,13 @@ EDGES: dict[str, Callable[[], Figure]] = {
     "confusion": lambda: figures.confusion(torch.tensor([[5, 1, 0, 0]] * 4), CLASSES),
     "confusion, a class without images": lambda: figures.confusion(torch.eye(4).long() * 0, CLASSES),
     "mistakes": lambda: figures.mistakes(
-        random_images(20), LABELS, probabilities([0] * 20, [0.9] * 20), CLASSES
+        random_images(20).__getitem__, LABELS, probabilities([0] * 20, [0.9] * 20), CLASSES
     ),
     "mistakes, one": lambda: figures.mistakes(
-        random_images(1), torch.tensor([1]), probabilities([0], [0.9]), CLASSES
+        random_images(1).__getitem__, torch.tensor([1]), probabilities([0], [0.9]), CLASSES
     ),
     "mistakes, none": lambda: figures.mistakes(
-        random_images(4), LABELS[:4], probabilities([0, 1, 2, 3], [0.9] * 4), CLASSES
+        random_images(4).__getitem__, LABELS[:4], probabilities([0, 1, 2, 3], [0.9] * 4), CLASSES
     ),
 }
 
@@ -187,7 +187,7 @@ def test_mistakes_come_by_confidence_with_prediction_and_truth() -> None:
     images = random_images(5)
     labels = torch.tensor([0, 1, 2, 3, 3])
     predicted = probabilities([0, 0, 1, 2, 3], [0.99, 0.5, 0.9, 0.7, 0.6])
-    figure = figures.mistakes(images, labels, predicted, CLASSES)
+    figure = figures.mistakes(images.__getitem__, labels, predicted, CLASSES)
     heading = "Most confident errors (3 of 5 test images are wrong): prediction, truth"
     assert heading in texts(figure)
     titles = [axes.get_title() for axes in figure.axes if axes.get_images()]
@@ -199,7 +199,9 @@ def test_mistakes_come_by_confidence_with_prediction_and_truth() -> None:
 def test_at_most_forty_mistakes_are_shown() -> None:
     labels = torch.ones(60, dtype=torch.int64)
     confidence = [0.5 + i / 200 for i in range(60)]
-    figure = figures.mistakes(random_images(60), labels, probabilities([0] * 60, confidence), CLASSES)
+    figure = figures.mistakes(
+        random_images(60).__getitem__, labels, probabilities([0] * 60, confidence), CLASSES
+    )
     assert len(pictures(figure)) == 40
     assert any("60 of 60" in text for text in texts(figure))
 

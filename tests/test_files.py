@@ -208,6 +208,19 @@ def test_tensors_come_back_as_written_with_the_same_bytes(tmp_path: Path) -> Non
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
+def test_a_file_read_in_parts_gives_the_same_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    images = torch.arange(7 * 12, dtype=torch.uint8).view(7, 3, 2, 2)
+    files.write_tensors(path, {"images": images, "labels": torch.arange(7)}, {"classes": ["a"]})
+    part = files.TensorFile(path)
+    assert part.about == files.read_tensors(path)[1]
+    batches = list(part.batches("images", 3))
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert torch.equal(torch.cat(batches), images)
+    assert torch.equal(part.rows("images", torch.tensor([6, 0, 6])), images[[6, 0, 6]])
+    assert part.rows("labels", torch.tensor([], dtype=torch.int64)).shape == (0,)
+
+
 def test_every_flipped_bit_and_every_truncation_of_tensors_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     sealed(path)
@@ -222,6 +235,8 @@ def test_every_flipped_bit_and_every_truncation_of_tensors_is_noticed(tmp_path: 
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="damaged"):
             files.read_tensors(path)
+        with pytest.raises(ValueError, match="damaged"):
+            files.TensorFile(path)
     for length in [
         0,
         1,

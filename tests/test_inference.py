@@ -64,7 +64,7 @@ def test_predictions_equal_one_forward_pass_over_all_images(
     images: Tensor, model: ResNet, batch_size: int, sizes: list[int]
 ) -> None:
     normalization = build_normalization(IMAGENET, CPU)
-    batches = list(predict(model, images, normalization, batch_size, torch.float32))
+    batches = list(predict(model, images.split(batch_size), normalization, torch.float32))
     assert [len(batch) for batch in batches] == sizes
     assert all(batch.dtype == torch.float32 for batch in batches)
     assert not model.training
@@ -75,13 +75,13 @@ def test_predictions_equal_one_forward_pass_over_all_images(
 
 def test_predicting_changes_no_weight_and_no_statistic(images: Tensor, model: ResNet) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    list(predict(model, images, build_normalization(IMAGENET, CPU), 10, torch.float32))
+    list(predict(model, images.split(10), build_normalization(IMAGENET, CPU), torch.float32))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_the_caller_trains_on_between_two_batches(images: Tensor, model: ResNet) -> None:
     """Inference mode and autocast are left at each yield."""
-    for logits in predict(model, images, build_normalization(IMAGENET, CPU), 10, torch.bfloat16):
+    for logits in predict(model, images.split(10), build_normalization(IMAGENET, CPU), torch.bfloat16):
         assert not torch.is_inference_mode_enabled()
         assert not torch.is_autocast_enabled("cpu")
         assert not logits.requires_grad
@@ -89,8 +89,8 @@ def test_the_caller_trains_on_between_two_batches(images: Tensor, model: ResNet)
 
 def test_bfloat16_computes_less_precisely_but_the_same(images: Tensor, model: ResNet) -> None:
     normalization = build_normalization(IMAGENET, CPU)
-    full = torch.cat(list(predict(model, images, normalization, 10, torch.float32)))
-    half = torch.cat(list(predict(model, images, normalization, 10, torch.bfloat16)))
+    full = torch.cat(list(predict(model, images.split(10), normalization, torch.float32)))
+    half = torch.cat(list(predict(model, images.split(10), normalization, torch.bfloat16)))
     assert half.dtype == torch.float32
     deviation = (half - full).abs().max() / full.std()
     assert 1e-4 < deviation < 0.2

@@ -21,7 +21,7 @@ from tests.conftest import FORK, Clone
 
 pytestmark = pytest.mark.slow
 OUTPUTS = ("models/resnet50.safetensors", "metrics/train.json", "plots/history.csv")
-YIELDS = 3 * (8 + 2 + 1)  # of the tiny run: epochs x (steps, validation batches, record)
+YIELDS = 3 * (8 + 1 + 1)  # of the tiny run: epochs x (steps, validation batch, record)
 STEP_DELAY = 0.02  # seconds: spreads the steps, so that signals meet every part of one
 
 

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from cifar_resnet.augmentation import draw
 from cifar_resnet.dataset import Images
+from cifar_resnet.inference import build_normalization
 from cifar_resnet.randomness import generator
 from cifar_resnet.training import (
     Record,
@@ -22,6 +23,7 @@ from cifar_resnet.training import (
     new_state,
     stop_reason,
     summary,
+    train_loss,
 )
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -33,6 +35,7 @@ SETTINGS: dict[str, Any] = {
     "device": "auto",
     "precision": "float32",
     "deterministic": True,
+    "compile": False,
     "model": {"width": 4, "blocks": (1, 1, 1, 1)},
     "optimizer": {"lr": 0.002, "betas": (0.9, 0.999), "weight_decay": 0.05},
     "augmentation": {"flip": 0.5, "rotation": 20, "padding": 4},
@@ -52,13 +55,13 @@ def data(count: int, seed: int) -> Images:
     return Images((noise + 60 * labels.view(-1, 1, 1, 1)).byte(), labels)
 
 
-TRAIN, VAL = data(70, 0), data(30, 1)
+TRAIN, VAL = data(70, 0), data(70, 1)
 
 
-def run(config: TrainConfig, device: str = "cpu") -> TrainState:
+def run(config: TrainConfig, device: str = "cpu", compiled: bool = False) -> TrainState:
     target = torch.device(device)
     state = new_state(config, 3, target)
-    for _ in fit(state, config, TRAIN.to(target), VAL.to(target), torch.float32):
+    for _ in fit(state, config, TRAIN.to(target), VAL.to(target), torch.float32, compiled):
         pass
     return state
 
@@ -79,19 +82,19 @@ def test_two_epochs_equal_a_plain_loop_over_pil_images() -> None:
     settings = config(epochs=2)
     ours = run(settings)
 
-    model = new_state(settings, 3, torch.device("cpu")).model
+    model = new_state(settings, 3, torch.device("cpu")).model.to(memory_format=torch.contiguous_format)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.002, weight_decay=0.05, foreach=False, fused=False)
     for epoch, record in enumerate(ours.history):
         order = torch.randperm(70, generator=generator(3, "shuffle", epoch))
         draws = draw(settings.augmentation, 70, 32, generator(3, "augmentation", epoch))
         again = generator(3, "augmentation", epoch)
-        torch.rand(70, generator=again)  # the flips come first
+        flips = torch.rand(70, generator=again) < 0.5
         angles = (torch.rand(70, generator=again, dtype=torch.float64) * 2 - 1) * 20
         model.train()
         losses = []
         for start in range(0, 64, 16):
             rows, batch = order[start : start + 16], slice(start, start + 16)
-            images = pil_batch(TRAIN.images[rows], angles[batch], draws.flip[batch], draws.offset[batch])
+            images = pil_batch(TRAIN.images[rows], angles[batch], flips[batch], draws.offset[batch])
             loss = cross_entropy(model(images), TRAIN.labels[rows])
             optimizer.zero_grad()
             loss.backward()
@@ -150,23 +153,58 @@ def saved_and_restored(state: TrainState, config: TrainConfig) -> TrainState:
     return restored
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_run_that_goes_on_from_any_yield_equals_the_unbroken_run(device: str) -> None:
+def test_a_run_that_goes_on_from_any_yield_equals_the_unbroken_run(device: str, compiled: bool) -> None:
     settings, target = config(epochs=2), torch.device(device)
-    unbroken = run(settings, device)
+    unbroken = run(settings, device, compiled)
     train, val = TRAIN.to(target), VAL.to(target)
-    yields = sum(1 for _ in fit(new_state(settings, 3, target), settings, train, val, torch.float32))
+    loop = fit(new_state(settings, 3, target), settings, train, val, torch.float32, compiled)
+    yields = sum(1 for _ in loop)
     assert yields == 2 * (4 + 2 + 1)  # steps, validation batches, the epoch's record
     for stop in range(1, yields + 1):
         state = new_state(settings, 3, target)
-        for _, _ in zip(range(stop), fit(state, settings, train, val, torch.float32), strict=False):
+        loop = fit(state, settings, train, val, torch.float32, compiled)
+        for _, _ in zip(range(stop), loop, strict=False):
             pass
         restored = saved_and_restored(state, settings)
-        for _ in fit(restored, settings, train, val, torch.float32):
+        for _ in fit(restored, settings, train, val, torch.float32, compiled):
             pass
         assert restored.history == unbroken.history
         for name, tensor in restored.best_weights.items():
             assert torch.equal(tensor, unbroken.best_weights[name]), (stop, name)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_compiled_training_equals_eager_training_within_rounding(device: str) -> None:
+    eager, compiled = (run(config(epochs=2), device, compiled) for compiled in (False, True))
+    for ours, theirs in zip(compiled.history, eager.history, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+    assert compiled.state_dict().keys() == eager.state_dict().keys()
+    for name, tensor in compiled.model.state_dict().items():
+        expected = eager.model.state_dict()[name]
+        torch.testing.assert_close(tensor, expected, rtol=0.02, atol=2e-3, msg=name)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_bfloat16_keeps_the_loss_and_the_direction_of_the_gradient(device: str, compiled: bool) -> None:
+    settings, target = config(), torch.device(device)
+    images, draws = TRAIN.to(target).channels_last(), draw(settings.augmentation, 70, 32, generator(0, "a"))
+    step = torch.compile(train_loss, dynamic=False) if compiled else train_loss
+    losses, gradients = [], []
+    for dtype, function in ((torch.float32, train_loss), (torch.bfloat16, step)):
+        model = new_state(settings, 3, target).model.train()
+        normalization = build_normalization(settings.normalization, target)
+        loss, totals = function(model, images, draws.to(target), 4, normalization, dtype)
+        loss.backward()
+        assert totals[0] == loss.detach()
+        losses.append(loss.item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        statistics = [buffer for name, buffer in model.named_buffers() if "running" in name]
+        assert {buffer.dtype for buffer in statistics} == {torch.float32}
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert torch.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.99
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch() -> None:

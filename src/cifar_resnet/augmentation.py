@@ -27,9 +27,8 @@ class AugmentationConfig(BaseModel):
 class Draws(NamedTuple):
     """One augmentation per image, on any device."""
 
-    flip: Tensor  # (N,) bool
-    matrix: Tensor  # (N, 6) int64: Pillow's inverse affine map (a, b, c, d, e, f) in 16.16 fixed point
-    offset: Tensor  # (N, 2) int64: top and left of the crop in the padded image, 0 .. 2 * padding
+    matrix: Tensor  # (N, 6) int32: output to source pixel as Pillow's (a, b, c, d, e, f) in 16.16 fixed point
+    offset: Tensor  # (N, 2) int32: top and left of the crop in the padded image, 0 .. 2 * padding
 
     def to(self, device: torch.device) -> "Draws":
         """Return the same draws on `device`."""
@@ -45,14 +44,14 @@ def draw(config: AugmentationConfig, count: int, size: int, generator: torch.Gen
     flip = torch.rand(count, generator=generator) < config.flip
     angle = (torch.rand(count, generator=generator, dtype=torch.float64) * 2 - 1) * config.rotation
     offset = torch.randint(0, 2 * config.padding + 1, (count, 2), generator=generator)
-    return Draws(flip, rotation_matrix(angle, size), offset)
+    return Draws(matrix(flip, angle, size), offset.int())
 
 
-def rotation_matrix(angle: Tensor, size: int) -> Tensor:
-    """Return the (N, 6) int64 map of `PIL.Image.rotate(angle)` about the centre of a `size` x `size` image.
+def matrix(flip: Tensor, angle: Tensor, size: int) -> Tensor:
+    """Return the (N, 6) int32 map of a flip, then `PIL.Image.rotate(angle)`, of `size` x `size` pixels.
 
-    `angle`: (N,) float64, degrees, counter-clockwise. Follows `Image.rotate` and `affine_fixed` of
-    Pillow step by step, rounding included.
+    `flip`: (N,) bool; `angle`: (N,) float64, degrees, counter-clockwise about the centre. Follows
+    `Image.rotate` and `affine_fixed` of Pillow step by step, rounding included.
     """
     radians = torch.deg2rad(-(angle % 360))
     cos, sin = torch.cos(radians), torch.sin(radians)
@@ -60,25 +59,33 @@ def rotation_matrix(angle: Tensor, size: int) -> Tensor:
     c = cos * -centre + sin * -centre + centre
     f = -sin * -centre + cos * -centre + centre
     half_pixel = torch.stack([cos, sin, c + (cos + sin) * 0.5, -sin, cos, f + (cos - sin) * 0.5], dim=1)
-    return torch.floor(half_pixel * 2**FIXED_POINT + 0.5).long()
+    fixed = torch.floor(half_pixel * 2**FIXED_POINT + 0.5).int()
+    # Column v >> 16 becomes (size - 1) - (v >> 16), which is ((size << 16) - 1 - v) >> 16.
+    flipped = torch.tensor([0, 0, (size << FIXED_POINT) - 1], dtype=torch.int32) - fixed[:, :3]
+    fixed[:, :3] = torch.where(flip[:, None], flipped, fixed[:, :3])
+    return fixed
 
 
 def augment(images: Tensor, draws: Draws, padding: int) -> Tensor:
     """Flip, rotate and crop each image by its own draw.
 
-    `images`: (N, C, S, S), any dtype; returns the same shape and dtype. Pixels from outside are zero.
+    `images`: (N, C, S, S) of finite numbers, fastest in channels_last; returns the same shape and dtype in
+    channels_last. Pixels from outside are zero.
     """
     n, channels, size, _ = images.shape
-    pixel = torch.arange(size, device=images.device)
-    y = (pixel + draws.offset[:, :1] - padding)[:, :, None]  # (N, S, 1): row in the rotated image
-    x = (pixel + draws.offset[:, 1:] - padding)[:, None, :]  # (N, 1, S)
-    a, b, c, d, e, f = draws.matrix.T[:, :, None, None]
-    source_x = (a * x + b * y + c) >> FIXED_POINT
-    source_y = (d * x + e * y + f) >> FIXED_POINT
-    inside = torch.ones((), dtype=torch.bool, device=images.device)
-    for coordinate in (x, y, source_x, source_y):
-        inside = inside & (coordinate >= 0) & (coordinate < size)
-    source_x = torch.where(draws.flip[:, None, None], size - 1 - source_x, source_x)
-    source = torch.where(inside, source_y * size + source_x, 0).view(n, 1, -1)
-    moved = images.flatten(2).gather(2, source.expand(-1, channels, -1))
-    return torch.where(inside.view(n, 1, -1), moved, 0).view_as(images)
+    last = size - 1
+    pixel = torch.arange(size, dtype=torch.int32, device=images.device)
+    y = pixel + (draws.offset[:, :1] - padding)  # (N, S): row in the rotated image
+    x = pixel + (draws.offset[:, 1:] - padding)
+    a, b, c, d, e, f = draws.matrix.T[:, :, None]
+    source_x = (b * y + c)[:, :, None] + (a * x)[:, None, :] >> FIXED_POINT  # (N, S, S)
+    source_y = (e * y + f)[:, :, None] + (d * x)[:, None, :] >> FIXED_POINT
+    # v | last - v is negative just where v is outside 0 .. last
+    inside = (source_x | last - source_x | source_y | last - source_y) >= 0
+    inside = inside & ((y | last - y) >= 0)[:, :, None] & ((x | last - x) >= 0)[:, None, :]
+    first = torch.arange(n, device=images.device)[:, None, None] * size**2
+    source = torch.where(inside, source_y * size + source_x, 0) + first
+    pixels = images.permute(0, 2, 3, 1).reshape(n * size**2, channels)
+    moved = pixels.index_select(0, source.flatten()).view(n, size, size, channels)
+    augmented: Tensor = (moved * inside[..., None]).permute(0, 3, 1, 2)
+    return augmented

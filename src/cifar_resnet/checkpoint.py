@@ -1,5 +1,6 @@
 """Resume states on disk: written atomically, verified when read, the last two kept, one trainer at a time."""
 
+import copy
 import hashlib
 import io
 import json
@@ -8,9 +9,10 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from filelock import FileLock, Timeout
@@ -56,6 +58,41 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     _sync(folder)
     for old in states[: 1 - KEPT]:
         old.unlink()
+
+
+class Saver:
+    """Saves states in a thread, one at a time, while training goes on; leaving it waits for the last one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.thread = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.shutdown()
+        if self.writing:
+            self.writing.result()
+
+    def idle(self) -> bool:
+        """Return whether `save` would start at once."""
+        return self.writing is None or self.writing.done()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Copy `state` and start writing it, after the one before. Raises the OSError which that one met."""
+        if self.writing:
+            self.writing.result()
+        stream = torch.cuda.Stream() if torch.cuda.is_initialized() else None
+        snapshot = copy.deepcopy(state)  # on the device: the way to main memory is the thread's business
+        if stream:
+            stream.wait_stream(torch.cuda.current_stream())
+        self.writing = self.thread.submit(self._write, snapshot, stream)
+
+    def _write(self, state: dict[str, Any], stream: torch.cuda.Stream | None) -> None:
+        with torch.cuda.stream(stream):  # None, without a GPU, does nothing
+            save(self.folder, state)
 
 
 def load(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:

@@ -35,6 +35,10 @@ class Images(NamedTuple):
         """Return the same images on `device`."""
         return Images(self.images.to(device), self.labels.to(device))
 
+    def channels_last(self) -> "Images":
+        """Return the same images with the channels of a pixel side by side in memory."""
+        return Images(self.images.contiguous(memory_format=torch.channels_last), self.labels)
+
     def rows(self, index: Tensor) -> "Images":
         """Return some of the images."""
         return Images(self.images[index], self.labels[index])
@@ -53,9 +57,9 @@ class _Array:
         _, shape, dtype, _, content = state
         if not isinstance(dtype, _Dtype) or dtype.name != "u1":
             raise pickle.UnpicklingError("an array of other numbers than bytes is not allowed")
-        if isinstance(content, str):  # Python 2's
-            content = content.encode("latin1")
-        self.array = np.frombuffer(content, np.uint8).reshape(shape)
+        # Python 2's bytes come as text. A copy of its own: PyTorch wants memory that it may write to.
+        own = bytearray(content, "latin1") if isinstance(content, str) else bytearray(content)
+        self.array = np.frombuffer(own, np.uint8).reshape(shape)
 
 
 class _Dtype:
@@ -101,7 +105,7 @@ def decode_batch(content: bytes) -> Images:
     data, labels = document["data"], torch.tensor(document["labels"], dtype=torch.int64)
     if not isinstance(data, _Array) or data.array.shape != (len(labels), 3072):
         raise pickle.UnpicklingError(f"no row of 3072 pixel values for each of the {len(labels)} labels")
-    return Images(torch.from_numpy(data.array.reshape(-1, 3, 32, 32).copy()), labels)
+    return Images(torch.from_numpy(data.array.reshape(-1, 3, 32, 32)), labels)
 
 
 def decode_class_names(content: bytes) -> list[str]:
@@ -121,11 +125,13 @@ def describe(splits: Mapping[str, Images], class_names: list[str]) -> dict[str, 
         split: data.labels.bincount(minlength=len(class_names)).tolist() for split, data in splits.items()
     }
     # Exact: the counts of the 256 pixel values are integers.
-    channels = splits["train"].images.transpose(0, 1).flatten(1)
+    images = splits["train"].images
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for part in images.split(1000):
+        for channel, pixels in enumerate(part.transpose(0, 1).flatten(1)):
+            counts[channel] += pixels.bincount(minlength=256)
     value = torch.arange(256, dtype=torch.float64) / 255
-    share = (
-        torch.stack([channel.bincount(minlength=256) for channel in channels]).double() / channels.shape[1]
-    )
+    share = counts.double() / counts[0].sum()
     mean = share @ value
     std = (share @ value**2 - mean**2).sqrt()
     return {

@@ -10,6 +10,7 @@ import torch
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Compile = Literal["auto"] | bool
 
 
 def select_device(name: Device) -> torch.device:
@@ -40,6 +41,15 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
             fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
         precision = "bfloat16" if fast else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def compile_problem(device: torch.device) -> str | None:
+    """Return why `torch.compile` does not work here: it wants a C++ compiler, on a GPU Triton too."""
+    try:
+        torch.compile(torch.neg)(torch.ones(8, device=device))
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[0]
+    return None
 
 
 def make_deterministic(deterministic: bool) -> None:

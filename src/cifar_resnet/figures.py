@@ -1,5 +1,7 @@
 """Pictures of the data and of a trained network."""
 
+from collections.abc import Callable
+
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -81,9 +83,16 @@ def confusion(matrix: Tensor, class_names: list[str]) -> Figure:
 
 
 def mistakes(
-    images: Tensor, labels: Tensor, probabilities: Tensor, class_names: list[str], count: int = 40
+    images: Callable[[Tensor], Tensor],
+    labels: Tensor,
+    probabilities: Tensor,
+    class_names: list[str],
+    count: int = 40,
 ) -> Figure:
-    """Show the most confident errors. `images`: (N, 3, H, W) uint8, `probabilities`: (N, classes)."""
+    """Show the most confident errors.
+
+    `images`: returns the (K, 3, H, W) uint8 images of (K,) row numbers; `probabilities`: (N, classes).
+    """
     confidence, predicted = probabilities.max(1)
     wrong = (predicted != labels).nonzero().flatten()
     worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]
@@ -94,4 +103,4 @@ def mistakes(
     heading = (
         f"Most confident errors ({len(wrong)} of {len(labels)} test images are wrong): prediction, truth"
     )
-    return _grid(images[worst], titles, columns=8, heading=heading)
+    return _grid(images(worst), titles, columns=8, heading=heading)

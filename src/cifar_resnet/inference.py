@@ -1,11 +1,12 @@
 """From uint8 images to logits: normalization and the forward pass, shared by training and evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 Mean = Annotated[float, Field(ge=0, le=1)]
 Std = Annotated[float, Field(gt=0, le=1)]
@@ -38,17 +39,34 @@ def build_normalization(config: NormalizationConfig, device: torch.device) -> No
     return Normalization((1 / (255 * std)).float().to(device), (-mean / std).float().to(device))
 
 
-def predict(
-    model: nn.Module, images: Tensor, normalization: Normalization, batch_size: int, dtype: torch.dtype
-) -> Iterator[Tensor]:
-    """Yield the (batch, classes) float32 logits of one batch of `images` after the other.
+def forward(model: nn.Module, images: Tensor, normalization: Normalization, dtype: torch.dtype) -> Tensor:
+    """Return the (N, classes) float32 logits of (N, 3, H, W) uint8 `images`.
 
-    `images`: (N, 3, 32, 32) uint8 on any device; a batch is moved to the model's device when its turn comes.
     `dtype`: what convolutions and matrix products compute in (autocast).
     """
-    device = normalization.scale.device
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        logits: Tensor = model(normalization(images))
+    return logits.float()
+
+
+def predict(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    normalization: Normalization,
+    dtype: torch.dtype,
+    forward: Callable[..., Tensor] = forward,
+) -> Iterator[Tensor]:
+    """Yield the (N, classes) float32 logits of one batch after the other.
+
+    `batches`: (N, 3, H, W) uint8 on any device, moved to the model's device in turn. All are run at the size
+    of the first, shorter ones filled up: one shape to compile and to choose algorithms for. `forward`: a
+    compiled one, perhaps.
+    """
+    size = 0
     model.eval()
-    for batch in images.split(batch_size):
-        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = model(normalization(batch.to(device))).float()
-        yield logits
+    for batch in batches:
+        size = size or len(batch)
+        full = pad(batch, (0, 0, 0, 0, 0, 0, 0, size - len(batch))) if len(batch) < size else batch
+        with torch.inference_mode():
+            logits = forward(model, full.to(normalization.scale.device), normalization, dtype)
+        yield logits[: len(batch)]

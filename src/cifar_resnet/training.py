@@ -1,5 +1,6 @@
 """The training loop, as a generator: the caller saves, logs and draws; the loop computes."""
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,15 +12,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 
-from cifar_resnet.augmentation import AugmentationConfig, augment, draw
+from cifar_resnet.augmentation import AugmentationConfig, Draws, augment, draw
 from cifar_resnet.dataset import Images
-from cifar_resnet.device import Device, Precision
-from cifar_resnet.inference import NormalizationConfig, build_normalization, predict
+from cifar_resnet.device import Compile, Device, Precision
+from cifar_resnet.inference import Normalization, NormalizationConfig, build_normalization, forward, predict
 from cifar_resnet.model import ModelConfig, ResNet, build_model
 from cifar_resnet.optimizer import OptimizerConfig, build_optimizer
 from cifar_resnet.randomness import generator
 
 Record = dict[str, float]  # one row of the history
+VAL_BATCH = 4  # validation batches, in training batches: without a backward pass, four fit where one did
 
 
 class TrainConfig(BaseModel):
@@ -34,6 +36,7 @@ class TrainConfig(BaseModel):
     device: Device
     precision: Precision
     deterministic: bool
+    compile: Compile
     model: ModelConfig
     optimizer: OptimizerConfig
     augmentation: AugmentationConfig
@@ -49,7 +52,7 @@ class TrainState:
     totals: Tensor  # (2,) float32: this epoch's sum of batch losses and count of correct predictions
     epoch: int = 0  # epochs finished
     step: int = 0  # steps finished in this epoch
-    best_weights: dict[str, Tensor] = field(default_factory=dict)  # on the CPU
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
     history: list[Record] = field(default_factory=list)
 
     @property
@@ -118,8 +121,27 @@ def summary(state: TrainState, config: TrainConfig) -> dict[str, Any]:
     return {"best_epoch": state.best["epoch"]} | kept | end
 
 
+def train_loss(
+    model: ResNet,
+    batch: Images,
+    draws: Draws,
+    padding: int,
+    normalization: Normalization,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of a batch, and that with the count of correct predictions: (2,) float32."""
+    logits = forward(model, augment(batch.images, draws, padding), normalization, dtype)
+    loss = cross_entropy(logits, batch.labels)
+    return loss, torch.stack([loss.detach(), (logits.argmax(1) == batch.labels).sum()])
+
+
 def fit(
-    state: TrainState, config: TrainConfig, train: Images, val: Images, dtype: torch.dtype
+    state: TrainState,
+    config: TrainConfig,
+    train: Images,
+    val: Images,
+    dtype: torch.dtype,
+    compiled: bool = False,
 ) -> Iterator[tuple[TrainState, Record | None]]:
     """Train until `stop_reason`, updating `state` in place.
 
@@ -128,10 +150,14 @@ def fit(
     same bits, since an epoch's draws depend on the seed and its number alone.
 
     `train` and `val` lie on the model's device. `dtype`: what convolutions and matrix products compute in.
+    `compiled`: whether `torch.compile` makes the code of the step (but the optimizer's) and of validation.
     Raises ValueError when the loss becomes NaN or infinite.
     """
     device = state.totals.device
     normalization = build_normalization(config.normalization, device)
+    step_loss = torch.compile(train_loss, fullgraph=True, dynamic=False) if compiled else train_loss
+    val_forward = torch.compile(forward, fullgraph=True, dynamic=False) if compiled else forward
+    train, val = train.channels_last(), val.channels_last()
     count, size = len(train.labels), train.images.shape[-1]
     steps = steps_per_epoch(config, count)
     while stop_reason(state, config) is None:
@@ -142,21 +168,19 @@ def fit(
         state.model.train()
         for step in range(state.step, steps):
             batch = slice(step * config.batch_size, (step + 1) * config.batch_size)
-            images, labels = train.rows(order[batch])
-            images = augment(images, draws.rows(batch), config.augmentation.padding)
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                logits = state.model(normalization(images))
-            loss = cross_entropy(logits.float(), labels)
+            images, padding = train.rows(order[batch]), config.augmentation.padding
+            loss, totals = step_loss(state.model, images, draws.rows(batch), padding, normalization, dtype)
             loss.backward()
             state.optimizer.step()
             state.optimizer.zero_grad()
-            state.totals += torch.stack([loss.detach(), (logits.argmax(1) == labels).sum()])
+            state.totals += totals
             state.step = step + 1
             yield state, None
         state.check_loss()
         val_totals = torch.zeros(2, device=device)
-        batches = predict(state.model, val.images, normalization, config.batch_size, dtype)
-        for logits, labels in zip(batches, val.labels.split(config.batch_size), strict=True):
+        batches = [tensor.split(VAL_BATCH * config.batch_size) for tensor in val]
+        predictions = predict(state.model, batches[0], normalization, dtype, val_forward)
+        for logits, labels in zip(predictions, batches[1], strict=True):
             loss = cross_entropy(logits, labels, reduction="sum")
             val_totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
             yield state, None
@@ -170,8 +194,7 @@ def fit(
         }
         state.history.append(record)
         if state.best is record:
-            weights = state.model.state_dict()
-            state.best_weights = {name: tensor.cpu().clone() for name, tensor in weights.items()}
+            state.best_weights = copy.deepcopy(state.model.state_dict())
         state.epoch, state.step = state.epoch + 1, 0
         state.totals.zero_()
         yield state, record
