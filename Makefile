@@ -28,9 +28,8 @@ lint: setup
 test: lint
 	pytest
 
-bench: setup  ## ours beside the usual ways, a few minutes
-	python -m benchmarks.augmentation
-	python -m benchmarks.training_step
+bench: setup  ## ours beside the usual ways, on this machine: ten minutes; writes docs/performance.md
+	python -m benchmarks
 
 lock:  ## pin every dependency anew, for Linux and macOS, Python 3.11 and 3.12
 	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

@@ -1,55 +1,114 @@
-"""Augmentation: one gather for the whole batch beside torchvision's per-image transforms.
+"""From stored uint8 images to a batch the network can take: one gather beside per-image transforms.
 
-The candidates compute the same thing: horizontal flip, rotation (nearest), zero-padded crop.
+All candidates flip, rotate (nearest), crop from zero padding, and normalize.
 """
 
-import numpy as np
+import importlib
+from collections.abc import Callable
+
 import torch
 from PIL import Image
+from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from benchmarks.report import measure, report
+from benchmarks.recipe import CONFIG, noise
+from benchmarks.report import report, speeds
 from cifar_resnet import device
-from cifar_resnet.augmentation import AugmentationConfig, augment, draw
+from cifar_resnet.augmentation import augment, draw
+from cifar_resnet.inference import build_normalization
 from cifar_resnet.randomness import generator
 
-CONFIG = AugmentationConfig(flip=0.5, rotation=20, padding=4)
-COUNT = 512
+MEAN, STD = CONFIG.normalization.mean, CONFIG.normalization.std
+ROTATION, PADDING = CONFIG.augmentation.rotation, CONFIG.augmentation.padding
+
+
+def usual() -> Callable[[Image.Image], Tensor]:
+    """The transforms of common CIFAR-10 repositories."""
+    composed: Callable[[Image.Image], Tensor] = transforms.Compose(
+        [
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomRotation(ROTATION),
+            transforms.RandomCrop(32, padding=PADDING),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    return composed
+
+
+def version2() -> Callable[[Tensor], Tensor]:
+    """The same with torchvision's newer transforms, of tensors."""
+    composed: Callable[[Tensor], Tensor] = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(),
+            v2.RandomRotation(ROTATION),
+            v2.RandomCrop(32, padding=PADDING),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    return composed
+
+
+def kornia() -> nn.Module | None:
+    """The same of a whole batch with Kornia, where it is installed."""
+    if not importlib.util.find_spec("kornia"):
+        return None
+    from kornia import augmentation
+
+    module: nn.Module = augmentation.AugmentationSequential(
+        augmentation.RandomHorizontalFlip(),
+        augmentation.RandomRotation(ROTATION, resample="nearest", p=1.0),
+        augmentation.RandomCrop((32, 32), padding=PADDING),
+        augmentation.Normalize(MEAN, STD),
+    )
+    return module
 
 
 def main() -> None:
     """Measure and report."""
     target = device.select_device("auto")
-    draws = generator(0, "benchmark")
-    images = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8, generator=draws)
-    pictures = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).numpy()]
-    with_pil = transforms.Compose(
-        [
-            transforms.RandomHorizontalFlip(),
-            transforms.RandomRotation(20),
-            transforms.RandomCrop(32, padding=4),
-        ]
-    )
-    with_v2 = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomRotation(20), v2.RandomCrop(32, padding=4)])
-    many = 16 if target.type == "cpu" else 2000
-    dataset = images.repeat(many, 1, 1, 1).to(target)
+    size = CONFIG.batch_size
+    batches = 16 if target.type == "cpu" else 176
+    data = noise(batches * size, target).channels_last().images
+    few = data[: 2 * size].cpu()
+    pictures = [Image.fromarray(image) for image in few.permute(0, 2, 3, 1).numpy()]
+    normalization = build_normalization(CONFIG.normalization, target)
+    draws = generator(0, "augmentation")
 
-    def ours() -> object:
-        settings = draw(CONFIG, len(dataset), 32, draws).to(target)
-        return [
-            augment(
-                dataset[start : start + COUNT], settings.rows(slice(start, start + COUNT)), CONFIG.padding
-            )
-            for start in range(0, len(dataset), COUNT)
-        ]
+    def prepare(images: Tensor, rows: Tensor, *settings: Tensor) -> Tensor:
+        return normalization(augment(images[rows], type(whole)(*settings), PADDING))
 
-    candidates = {
-        "torchvision, PIL images, one by one": (COUNT, lambda: [np.asarray(with_pil(p)) for p in pictures]),
-        "torchvision v2, tensors, one by one": (COUNT, lambda: [with_v2(image) for image in images]),
-        "one gather per batch, drawing included": (len(dataset), ours),
+    whole = draw(CONFIG.augmentation, len(data), 32, draws).to(target)
+    compiled = torch.compile(prepare, fullgraph=True, dynamic=False)
+
+    def epoch(prepare: Callable[..., Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            order = torch.randperm(len(data), generator=draws).to(target)
+            settings = draw(CONFIG.augmentation, len(data), 32, draws).to(target)
+            for start in range(0, len(data), size):
+                batch = slice(start, start + size)
+                prepare(data, order[batch], *settings.rows(batch))
+
+        return run
+
+    one_by_one, newer, whole_batches = usual(), version2(), kornia()
+    candidates: dict[str, tuple[int, Callable[[], object]]] = {
+        "torchvision, PIL images, one by one": (
+            len(few),
+            lambda: torch.stack([one_by_one(p) for p in pictures]),
+        ),
+        "torchvision v2, tensors, one by one": (len(few), lambda: torch.stack([newer(i) for i in few])),
     }
-    report("augmentation", f"batches of {COUNT} on {target.type}", measure(candidates, repeats=7))
+    if whole_batches:
+        candidates["Kornia, batches of floats"] = (
+            len(few),
+            lambda: [whole_batches(b.to(target) / 255) for b in few.split(size)],
+        )
+    candidates["one gather per batch, drawing included"] = (len(data), epoch(prepare))
+    candidates["the same, compiled (what train does)"] = (len(data), epoch(compiled))
+    report("augmentation", f"batches of {size} on {target.type}", speeds(candidates, repeats=9))
 
 
 if __name__ == "__main__":

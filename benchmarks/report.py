@@ -1,45 +1,53 @@
-"""Timing, the table on the console, and the JSON file that docs and later runs read."""
+"""Timing in turn, a table on the console, and the JSON file that docs/performance.md is made from."""
 
 import json
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cifar_resnet import device
 
 RESULTS = Path(__file__).resolve().parent / "results"
+Row = dict[str, Any]  # column to text or number; the first column names the row
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Images per second of one candidate, over repeats taken in turn with the other candidates'."""
-
-    name: str
-    median: float
-    lowest: float
-    highest: float
-
-
-def measure(candidates: Mapping[str, tuple[int, Callable[[], object]]], repeats: int) -> list[Measurement]:
-    """Time each candidate (images per call, call) once to warm up, then in turn `repeats` times.
+def timings(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Return the seconds of each call: once to warm up, untimed, then in turn `repeats` times.
 
     In turn, so that a machine that slows down for a while slows all of them.
     """
-    speeds: dict[str, list[float]] = {name: [] for name in candidates}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 1):
-        for name, (images, call) in candidates.items():
+        for name, call in calls.items():
             synchronize()
             started = time.perf_counter()
             call()
             synchronize()
             if repeat:
-                speeds[name].append(images / (time.perf_counter() - started))
-    return [Measurement(name, statistics.median(s), min(s), max(s)) for name, s in speeds.items()]
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def speeds(candidates: Mapping[str, tuple[int, Callable[[], object]]], repeats: int) -> list[Row]:
+    """Return the images per second of each candidate (images per call, call) beside the first's."""
+    seconds = timings({name: call for name, (_, call) in candidates.items()}, repeats)
+    median = {name: images / statistics.median(seconds[name]) for name, (images, _) in candidates.items()}
+    first = next(iter(median.values()))
+    return [
+        {
+            "candidate": name,
+            "images/s": median[name],
+            "lowest": images / max(seconds[name]),
+            "highest": images / min(seconds[name]),
+            "ratio": median[name] / first,
+        }
+        for name, (images, _) in candidates.items()
+    ]
 
 
 def synchronize() -> None:
@@ -48,22 +56,28 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def report(name: str, settings: str, measurements: list[Measurement]) -> None:
-    """Print the candidates beside the first, the usual way, and write results/NAME-DEVICE.json."""
-    target = device.select_device("auto")
-    hardware = device.fingerprint(target) | {"processor": processor(), "python": platform.python_version()}
-    first = measurements[0].median
-    print(f"\n{name}: {settings}\n{hardware}\n")
-    print(f"{'':44}{'images/s':>12}{'lowest':>12}{'highest':>12}{'ratio':>8}")
-    for m in measurements:
-        print(f"{m.name:44}{m.median:12,.0f}{m.lowest:12,.0f}{m.highest:12,.0f}{m.median / first:8.1f}")
-    RESULTS.mkdir(exist_ok=True)
-    document = {
-        "settings": settings,
-        "hardware": hardware,
-        "images_per_second": [asdict(m) for m in measurements],
+def report(name: str, settings: str, rows: list[Row]) -> None:
+    """Print the rows and write results/NAME-DEVICE.json."""
+    kind = device.select_device("auto").type
+    hardware = device.fingerprint(torch.device(kind)) | {
+        "processor": processor(),
+        "python": platform.python_version(),
     }
-    (RESULTS / f"{name}-{target.type}.json").write_text(json.dumps(document, indent=2) + "\n")
+    print(f"\n{name}: {settings}\n{hardware}\n")
+    cells = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print(line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)))
+    RESULTS.mkdir(exist_ok=True)
+    document = {"settings": settings, "hardware": hardware, "rows": rows}
+    (RESULTS / f"{name}-{kind}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def text(value: float | str) -> str:
+    """Return a number with three significant digits, and a text as it is."""
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def processor() -> str:

@@ -1,94 +1,107 @@
-"""Training steps of ResNet50: the usual loop, then each of our ingredients added in turn."""
+"""Training steps of the reference recipe: the usual loop, then each of our ingredients added in turn."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, cross_entropy, pad
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
-from benchmarks.report import measure, report
+from benchmarks.augmentation import usual
+from benchmarks.recipe import CONFIG, noise
+from benchmarks.report import Row, report, speeds
 from cifar_resnet import device
-from cifar_resnet.augmentation import AugmentationConfig, augment, draw
-from cifar_resnet.inference import NormalizationConfig, build_normalization
-from cifar_resnet.model import ModelConfig, ResNet, build_model
-from cifar_resnet.optimizer import OptimizerConfig, build_optimizer
+from cifar_resnet.augmentation import augment, draw
+from cifar_resnet.dataset import Images
+from cifar_resnet.inference import build_normalization, forward
+from cifar_resnet.model import ResNet, build_model
+from cifar_resnet.optimizer import build_optimizer
 from cifar_resnet.randomness import generator
+from cifar_resnet.training import fit, new_state
 
-NORMALIZATION = NormalizationConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-AUGMENTATION = AugmentationConfig(flip=0.5, rotation=20, padding=4)
-MODEL = ModelConfig(width=64, blocks=(3, 4, 6, 3))
-OPTIMIZER = OptimizerConfig(lr=0.001, betas=(0.9, 0.999), weight_decay=0.01)
+REPEATS = 2
+Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """CIFAR-sized noise through the usual per-image transforms."""
+    """Images through the usual per-image transforms."""
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images.permute(0, 2, 3, 1).numpy(), labels.tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.ToPILImage(),
-                transforms.RandomHorizontalFlip(),
-                transforms.RandomRotation(20),
-                transforms.RandomCrop(32, padding=4),
-                transforms.ToTensor(),
-                transforms.Normalize(NORMALIZATION.mean, NORMALIZATION.std),
-            ]
-        )
+    def __init__(self, data: Images) -> None:
+        self.images, self.labels = data.images.permute(0, 2, 3, 1).numpy(), data.labels.tolist()
+        self.transform = usual()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(np.asarray(self.images[index])), self.labels[index]
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-Batches = Iterator[tuple[Tensor, Tensor]]
+class PaddedStem(nn.Conv2d):
+    """The stem's convolution with a fourth input channel of zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, width, H, W)."""
+        one_more = (0, 0, 0, 0, 0, 1)
+        return conv2d(pad(x, one_more), pad(self.weight, one_more), padding=self.padding)
 
 
-def main() -> None:
-    """Measure and report."""
-    device.make_deterministic(True)  # cuBLAS reads its setting at the first CUDA call
-    target = device.select_device("auto")
-    batch_size, steps = (32, 1) if target.type == "cpu" else (256, 20)
-    draws = generator(0, "benchmark")
-    images = torch.randint(0, 256, (8 * 256, 3, 32, 32), dtype=torch.uint8, generator=draws)
-    labels = torch.randint(0, 10, (len(images),), generator=draws)
+class Ladder:
+    """Candidates that differ in one ingredient each."""
 
-    def from_loader() -> Batches:
-        workers = torch.get_num_threads() if target.type == "cpu" else 12
+    def __init__(self) -> None:
+        self.target = device.select_device("auto")
+        self.cuda = self.target.type == "cuda"
+        self.steps = 40 if self.cuda else 1
+        self.data = noise((self.steps * (REPEATS + 1) + 1) * CONFIG.batch_size, self.target)
+
+    def from_loader(self) -> Batches:
+        workers = 12 if self.cuda else torch.get_num_threads()
         loader = DataLoader(
-            Pictures(images, labels), batch_size, shuffle=True, num_workers=workers, persistent_workers=True
+            Pictures(self.data.to(torch.device("cpu"))),
+            CONFIG.batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            persistent_workers=True,
+            pin_memory=self.cuda,
         )
         while True:
             for pixels, classes in loader:
-                yield pixels.to(target), classes.to(target)
+                yield pixels.to(self.target, non_blocking=True), classes.to(self.target, non_blocking=True)
 
-    def from_device() -> Batches:
-        normalization = build_normalization(NORMALIZATION, target)
-        on_device, classes = images.to(target), labels.to(target)
+    def from_device(self) -> Batches:
+        normalization = build_normalization(CONFIG.normalization, self.target)
+        data, draws = self.data.channels_last(), generator(0, "augmentation")
         while True:
-            order = torch.randperm(len(images), generator=draws).to(target)
-            settings = draw(AUGMENTATION, len(images), 32, draws).to(target)
-            for start in range(0, len(images), batch_size):
-                rows, batch = order[start : start + batch_size], slice(start, start + batch_size)
-                yield normalization(augment(on_device[rows], settings.rows(batch), 4)), classes[rows]
+            count = len(data.labels)
+            order = torch.randperm(count, generator=draws).to(self.target)
+            settings = draw(CONFIG.augmentation, count, 32, draws).to(self.target)
+            for start in range(0, count - CONFIG.batch_size, CONFIG.batch_size):
+                batch = slice(start, start + CONFIG.batch_size)
+                images = augment(data.images[order[batch]], settings.rows(batch), CONFIG.augmentation.padding)
+                yield normalization(images), data.labels[order[batch]]
 
-    def step(
-        batches: Batches,
-        model: ResNet,
-        optimizer: torch.optim.Optimizer,
-        dtype: torch.dtype,
-        deterministic: bool = False,
-    ) -> Callable[[], None]:
+    def network(self, memory_format: torch.memory_format = torch.channels_last) -> ResNet:
+        model = build_model(CONFIG.model, 10, generator(0, "initialization"))
+        return model.to(self.target).to(memory_format=memory_format)
+
+    def plain_loop(self, batches: Batches, model: ResNet, dtype: torch.dtype, fused: bool) -> Any:
+        """The loop of common repositories."""
+        optimizer = (
+            build_optimizer(model, CONFIG.optimizer)
+            if fused
+            else torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.01)
+        )
+
         def run() -> None:
-            device.make_deterministic(deterministic)
-            for _ in range(steps):
+            device.make_deterministic(False)
+            for _ in range(self.steps):
                 pixels, classes = next(batches)
-                with torch.autocast(target.type, dtype, enabled=dtype != torch.float32):
+                with torch.autocast(self.target.type, dtype, enabled=dtype != torch.float32):
                     logits = model(pixels)
                 loss = cross_entropy(logits.float(), classes)
                 loss.backward()
@@ -97,35 +110,77 @@ def main() -> None:
 
         return run
 
-    def network(memory_format: torch.memory_format) -> ResNet:
-        model = build_model(MODEL, 10, generator(0, "initialization"))
-        return model.to(target).to(memory_format=memory_format)
+    def our_loop(self, compiled: bool, deterministic: bool, padded_stem: bool = False) -> Callable[[], None]:
+        """`fit` itself."""
+        config = CONFIG.model_copy(update={"epochs": 1000, "patience": 1000})
+        state = new_state(config, 10, self.target)
+        if padded_stem:
+            state.model.conv1.__class__ = PaddedStem
+        val = Images(*(tensor[:0] for tensor in self.data))
+        dtype = device.autocast_dtype("auto", self.target)
+        loop = fit(state, config, self.data, val, dtype, compiled)
 
-    def usual(model: ResNet) -> torch.optim.AdamW:
-        return torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.01)
+        def run() -> None:
+            device.make_deterministic(deterministic)
+            for _ in range(self.steps):
+                next(loop)
 
-    nchw, nhwc = torch.contiguous_format, torch.channels_last
-    plain, ours, last = network(nchw), network(nhwc), network(nhwc)
-    data_only = network(nchw)
-    bf16, strict = network(nhwc), network(nhwc)
-    count = batch_size * steps
-    candidates = {
-        "usual: DataLoader, float32, NCHW": (count, step(from_loader(), plain, usual(plain), torch.float32)),
-        "+ augmentation on the device": (
-            count,
-            step(from_device(), data_only, usual(data_only), torch.float32),
+        return run
+
+    def graphs(self, mode: str) -> Callable[[], None]:
+        """Our step in another mode of `torch.compile`."""
+        model = self.network().train()
+        optimizer = build_optimizer(model, CONFIG.optimizer)
+        normalization = build_normalization(CONFIG.normalization, self.target)
+        data, draws = self.data.channels_last(), generator(0, "augmentation")
+        settings = draw(CONFIG.augmentation, len(data.labels), 32, draws).to(self.target)
+        order = torch.randperm(len(data.labels), generator=draws).to(self.target)
+
+        def loss_of(images: Tensor, labels: Tensor, *rows: Tensor) -> Tensor:
+            augmented = augment(images, type(settings)(*rows), CONFIG.augmentation.padding)
+            return cross_entropy(forward(model, augmented, normalization, torch.bfloat16), labels)
+
+        compiled = torch.compile(loss_of, fullgraph=True, dynamic=False, mode=mode)
+
+        def run() -> None:
+            device.make_deterministic(False)
+            for step in range(self.steps):
+                batch = slice(step * CONFIG.batch_size, (step + 1) * CONFIG.batch_size)
+                torch.compiler.cudagraph_mark_step_begin()
+                compiled(*data.rows(order[batch]), *settings.rows(batch)).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return run
+
+
+def main() -> None:
+    """Measure and report."""
+    device.make_deterministic(True)  # cuBLAS reads its setting at the first CUDA call
+    ladder = Ladder()
+    full, half = torch.float32, device.autocast_dtype("auto", ladder.target)
+    nchw = partial(ladder.network, torch.contiguous_format)
+    calls = {
+        "usual: DataLoader, float32, NCHW": ladder.plain_loop(ladder.from_loader(), nchw(), full, False),
+        "+ augmentation on the device": ladder.plain_loop(ladder.from_device(), nchw(), full, False),
+        "+ channels_last": ladder.plain_loop(ladder.from_device(), ladder.network(), full, False),
+        f"+ {str(half).removeprefix('torch.')}": ladder.plain_loop(
+            ladder.from_device(), ladder.network(), half, False
         ),
-        "+ channels_last": (count, step(from_device(), ours, usual(ours), torch.float32)),
-        "+ bfloat16": (count, step(from_device(), bf16, usual(bf16), torch.bfloat16)),
-        "+ fused AdamW": (count, step(from_device(), last, build_optimizer(last, OPTIMIZER), torch.bfloat16)),
-        "+ deterministic (what train does)": (
-            count,
-            step(
-                from_device(), strict, build_optimizer(strict, OPTIMIZER), torch.bfloat16, deterministic=True
-            ),
-        ),
+        "+ fused AdamW": ladder.our_loop(compiled=False, deterministic=False),
+        "+ torch.compile": ladder.our_loop(compiled=True, deterministic=False),
+        "+ deterministic (what train does)": ladder.our_loop(compiled=True, deterministic=True),
+        "  without torch.compile": ladder.our_loop(compiled=False, deterministic=True),
     }
-    report("training_step", f"ResNet50, batch {batch_size}", measure(candidates, repeats=5))
+    if ladder.cuda:
+        calls["  stem padded to 4 channels"] = ladder.our_loop(
+            compiled=True, deterministic=True, padded_stem=True
+        )
+        calls["  CUDA graphs, not deterministic"] = ladder.graphs("reduce-overhead")
+        calls["  autotuned kernels, not deterministic"] = ladder.graphs("max-autotune-no-cudagraphs")
+    images = ladder.steps * CONFIG.batch_size
+    rows: list[Row] = speeds({name: (images, call) for name, call in calls.items()}, REPEATS)
+    report("training_step", f"ResNet50, batch {CONFIG.batch_size}", rows)
 
 
 if __name__ == "__main__":

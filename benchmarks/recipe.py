@@ -1,0 +1,18 @@
+"""What the benchmarks run: the reference recipe of params.yaml, on made-up images."""
+
+import torch
+from ruamel.yaml import YAML
+
+from benchmarks.report import RESULTS
+from cifar_resnet.dataset import Images
+from cifar_resnet.randomness import generator
+from cifar_resnet.training import TrainConfig
+
+CONFIG = TrainConfig(**YAML(typ="safe").load(RESULTS.parents[1] / "params.yaml")["train"])
+
+
+def noise(count: int, device: torch.device) -> Images:
+    """Return random pixels and labels: zeros would run faster than real images do."""
+    draws = generator(0, "benchmark")
+    pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=draws)
+    return Images(pixels, torch.randint(0, 10, (count,), generator=draws)).to(device)
