@@ -1,5 +1,7 @@
 """Measure the trained network on the test images and show where it errs."""
 
+from functools import partial
+
 from stages import command
 
 
@@ -28,9 +30,14 @@ def main() -> None:
     )
     labels = torch.cat(list(test.batches("labels", config.batch_size)))
     with device.naming_memory("evaluate", config.batch_size):
-        batches = inference.predict(model, test.batches("images", config.batch_size), normalization, dtype)
-        logits = torch.cat([batch.cpu() for batch in batches])
-    metrics = evaluation.evaluate(logits, labels, class_names)
+        batches = test.batches("images", config.batch_size)
+        logits = inference.predict_all(model, batches, normalization, dtype)
+        metrics = evaluation.evaluate(logits, labels, class_names)
+        if config.flip:
+            mirrored = (images.flip(3) for images in test.batches("images", config.batch_size))
+            both = logits + inference.predict_all(model, mirrored, normalization, dtype)
+            flipped = evaluation.evaluate(both / 2, labels, class_names)
+            metrics |= {f"{name}_with_flip": flipped[name] for name in ("accuracy", "loss")}
     predicted = logits.argmax(1)
     files.write_metrics("test", metrics)
     pairs = zip(labels.tolist(), predicted.tolist(), strict=True)
@@ -42,10 +49,7 @@ def main() -> None:
     matrix = evaluation.confusion_matrix(predicted, labels, len(class_names))
     files.write_figure("curves", figures.curves(files.read_table("history")))
     files.write_figure("confusion", figures.confusion(matrix, class_names))
-
-    def images(rows: torch.Tensor) -> torch.Tensor:
-        return test.rows("images", rows)
-
+    images = partial(test.rows, "images")
     files.write_figure("mistakes", figures.mistakes(images, labels, logits.softmax(1), class_names))
     print(f"test accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f}")
 

@@ -10,7 +10,7 @@ SAVE_SECONDS = 300  # between saves inside a long epoch: the most work that a ki
 def main() -> None:
     # Here, not above, so that `--help` does not wait for PyTorch.
     from cifar_resnet import checkpoint, device, training
-    from cifar_resnet.dataset import Images
+    from cifar_resnet.dataset import Images, concatenate
     from stages import files
     from stages.compilation import keep_code, use_compile
     from stages.progress import Progress
@@ -21,18 +21,20 @@ def main() -> None:
     device.make_deterministic(config.deterministic)
     target = device.select_device(config.device)
     dtype = device.autocast_dtype(config.precision, target)
-    train, about = files.read_tensors(files.tensors_path("train"))
-    val, val_about = files.read_tensors(files.tensors_path("val"))
+    train_tensors, about = files.read_tensors(files.tensors_path("train"))
+    val_tensors, val_about = files.read_tensors(files.tensors_path("val"))
+    train, val = Images(**train_tensors), Images(**val_tensors)
+    train = concatenate([train, val]) if config.all_images else train
     compiled = use_compile(config.compile, target)
     folder = resume_folder(config, [about["sha256"], val_about["sha256"]], target, compiled)
     with checkpoint.hold(folder), command.StopRequest() as stop:
         with device.naming_memory("train", config.batch_size), checkpoint.Saver(folder) as saver:
             state = training.new_state(config, len(about["classes"]), target)
             restore(state, folder)
-            images = Images(**train).to(target), Images(**val).to(target)
+            loop = training.fit(state, config, train.to(target), val.to(target), dtype, compiled)
             saved_at = time.monotonic()
-            with Progress(state, config, len(train["labels"])) as progress:
-                for _, record in training.fit(state, config, *images, dtype, compiled):
+            with Progress(state, config, len(train.labels)) as progress:
+                for _, record in loop:
                     progress.update(state, record)
                     if record:
                         files.write_table("history", state.history)

@@ -18,8 +18,9 @@ from cifar_resnet.augmentation import AugmentationConfig, Draws, augment, draw, 
 from cifar_resnet.inference import NormalizationConfig, build_normalization
 from cifar_resnet.randomness import generator
 
-RECIPE = AugmentationConfig(flip=0.5, rotation=20, padding=4)
-IDENTITY = AugmentationConfig(flip=0, rotation=0, padding=0)
+RECIPE = AugmentationConfig(flip=0.5, rotation=20, padding=4, cutout=0)
+NO_HOLE = torch.zeros(1, 4, dtype=torch.int32)
+IDENTITY = AugmentationConfig(flip=0, rotation=0, padding=0, cutout=0)
 
 
 def random_images(count: int, size: int = 32, channels: int = 3, seed: int = 0) -> Tensor:
@@ -43,7 +44,11 @@ def torchvision_augment(image: Tensor, flip: bool, angle: float, offset: list[in
 def assert_equals_torchvision(
     images: Tensor, flip: Tensor, angle: Tensor, offset: Tensor, padding: int
 ) -> None:
-    ours = augment(images, Draws(matrix(flip, angle, images.shape[-1]), offset.int()), padding)
+    ours = augment(
+        images,
+        Draws(matrix(flip, angle, images.shape[-1]), offset.int(), NO_HOLE.expand(len(images), 4)),
+        padding,
+    )
     assert ours.dtype == torch.uint8
     rows = zip(images, flip.tolist(), angle.tolist(), offset.tolist(), strict=True)
     theirs = torch.stack([torchvision_augment(*row, padding) for row in rows])
@@ -186,6 +191,29 @@ def test_augmentation_can_be_switched_off() -> None:
     assert torch.equal(augment(images, draw(IDENTITY, 50, 32, generator(0, "augmentation")), 0), images)
 
 
+@pytest.mark.parametrize("side", [2, 8, 64])
+def test_cutout_equals_a_plain_loop(side: int) -> None:
+    images = random_images(300)
+    whole = draw(RECIPE, 300, 32, generator(0, "augmentation"))
+    draws = draw(RECIPE.model_copy(update={"cutout": side}), 300, 32, generator(0, "augmentation"))
+    assert torch.equal(draws.matrix, whole.matrix)
+    assert torch.equal(draws.offset, whole.offset)
+    expected = augment(images, whole, padding=4)
+    centres = (draws.hole[:, ::2] + side // 2).tolist()
+    for i in range(300):
+        y, x = centres[i]
+        assert 0 <= y < 32
+        assert 0 <= x < 32
+        expected[i, :, max(0, y - side // 2) : y + side // 2, max(0, x - side // 2) : x + side // 2] = 0
+    assert torch.equal(augment(images, draws, padding=4), expected)
+
+
+def test_cutout_centres_are_uniform() -> None:
+    draws = draw(RECIPE.model_copy(update={"cutout": 8}), COUNT, 32, generator(0, "augmentation"))
+    row, column = (draws.hole[:, ::2].long() + 4).T
+    assert stats.chisquare((row * 32 + column).bincount(minlength=1024).numpy()).pvalue > 1e-3
+
+
 def test_flip_probability_one_flips_every_image() -> None:
     images = random_images(50)
     draws = draw(IDENTITY.model_copy(update={"flip": 1.0}), 50, 32, generator(0, "augmentation"))
@@ -275,6 +303,9 @@ def test_draws_of_neighbouring_images_and_of_neighbouring_epochs_are_uncorrelate
         {"padding": -1},
         {"padding": 33},
         {"padding": 1.5},
+        {"cutout": -2},
+        {"cutout": 3},
+        {"cutout": 66},
         {"scale": 2},
     ],
 )
@@ -285,4 +316,4 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_the_bounds_themselves_are_allowed() -> None:
     for flip, rotation, padding in product((0, 1), (0, 180), (0, 32)):
-        AugmentationConfig(flip=flip, rotation=rotation, padding=padding)
+        AugmentationConfig(flip=flip, rotation=rotation, padding=padding, cutout=64)

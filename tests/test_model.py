@@ -240,3 +240,15 @@ def test_weights_of_another_network_are_refused_in_one_line(other: ModelConfig, 
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         ModelConfig.model_validate(RESNET50.model_dump() | wrong)
+
+
+def test_with_zero_gamma_each_block_starts_as_its_shortcut() -> None:
+    config = ModelConfig(width=4, blocks=(2, 2, 2, 2))
+    plain = build_model(config, 10, torch.Generator().manual_seed(0)).eval()
+    model = build_model(config, 10, torch.Generator().manual_seed(0), zero_gamma=True).eval()
+    x = torch.rand(2, 16, 8, 8)
+    assert torch.equal(model.layer1[1](x), x)  # no projection; x is not negative
+    differing = [
+        name for name, p in model.state_dict().items() if not torch.equal(p, plain.state_dict()[name])
+    ]
+    assert differing == [f"layer{i}.{j}.bn3.weight" for i in range(1, 5) for j in range(2)]

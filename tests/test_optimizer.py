@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from cifar_resnet.model import ModelConfig, build_model
 from cifar_resnet.optimizer import OptimizerConfig, build_optimizer
 
-RECIPE = OptimizerConfig(lr=0.001, betas=(0.9, 0.999), weight_decay=0.01)
-STRONG = OptimizerConfig(lr=0.02, betas=(0.8, 0.95), weight_decay=0.5)
+RECIPE = OptimizerConfig(lr=0.001, betas=(0.9, 0.999), weight_decay=0.01, decay_all=True)
+STRONG = OptimizerConfig(lr=0.02, betas=(0.8, 0.95), weight_decay=0.5, decay_all=True)
 STEPS = 8
 
 
@@ -116,6 +116,19 @@ def test_a_step_moves_every_parameter_of_the_network() -> None:
         torch.testing.assert_close(new.detach(), old * (1 - 1e-5) - 0.001, rtol=1e-5, atol=1e-7)
 
 
+def test_batch_norms_and_biases_can_be_spared_the_decay() -> None:
+    model = build_model(ModelConfig(width=4, blocks=(1, 1, 1, 1)), 10, torch.Generator().manual_seed(0))
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    optimizer = build_optimizer(model, STRONG.model_copy(update={"decay_all": False}))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, tensor in model.named_parameters():
+        decayed = "conv" in name or "downsample.0" in name or name == "fc.weight"
+        expected = before[name] * (1 - 0.02 * 0.5) if decayed else before[name]
+        torch.testing.assert_close(tensor.detach(), expected, rtol=1e-6, atol=0, msg=name)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -140,5 +153,5 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_the_bounds_themselves_are_allowed() -> None:
-    config = OptimizerConfig(lr=10, betas=(0, 0), weight_decay=0)
+    config = OptimizerConfig(lr=10, betas=(0, 0), weight_decay=0, decay_all=True)
     build_optimizer(Parameters(torch.float32), config)

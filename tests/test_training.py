@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cifar_resnet.augmentation import draw
+from cifar_resnet.augmentation import augment, draw
 from cifar_resnet.dataset import Images
-from cifar_resnet.inference import build_normalization
+from cifar_resnet.inference import build_normalization, predict_all
+from cifar_resnet.model import restore_model
 from cifar_resnet.randomness import generator
 from cifar_resnet.training import (
     Record,
@@ -36,9 +37,15 @@ SETTINGS: dict[str, Any] = {
     "precision": "float32",
     "deterministic": True,
     "compile": False,
+    "all_images": False,
+    "zero_gamma": False,
+    "label_smoothing": 0,
+    "ema_decay": 0,
     "model": {"width": 4, "blocks": (1, 1, 1, 1)},
-    "optimizer": {"lr": 0.002, "betas": (0.9, 0.999), "weight_decay": 0.05},
-    "augmentation": {"flip": 0.5, "rotation": 20, "padding": 4},
+    "optimizer": {"lr": 0.002, "betas": (0.9, 0.999), "weight_decay": 0.05, "decay_all": True},
+    "augmentation": {"flip": 0.5, "rotation": 20, "padding": 4, "cutout": 0},
+    "schedule": {"shape": "constant", "warmup": 0},
+    "mixing": {"cutmix": 0, "mixup": 0, "plain_epochs": 0},
     "normalization": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
 }
 
@@ -153,10 +160,75 @@ def saved_and_restored(state: TrainState, config: TrainConfig) -> TrainState:
     return restored
 
 
+def test_the_reference_recipe_is_untouched_by_the_options() -> None:
+    """Bit for bit what a loop that knows none of them gives."""
+    settings = config(epochs=2)
+    ours, plain = run(settings), new_state(settings, 3, torch.device("cpu"))
+    optimizer = torch.optim.AdamW(plain.model.parameters(), lr=0.002, weight_decay=0.05, fused=True)
+    normalization = build_normalization(settings.normalization, torch.device("cpu"))
+    for epoch in range(2):
+        order = torch.randperm(70, generator=generator(3, "shuffle", epoch))
+        draws = draw(settings.augmentation, 70, 32, generator(3, "augmentation", epoch))
+        for start in range(0, 64, 16):
+            rows, batch = order[start : start + 16], slice(start, start + 16)
+            images = augment(TRAIN.channels_last().images[rows], draws.rows(batch), 4)
+            loss = cross_entropy(plain.model.train()(normalization(images)), TRAIN.labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, ours.model.state_dict()[name]), name
+
+
+def test_the_learning_rate_follows_the_schedule() -> None:
+    settings = config(epochs=4, schedule={"shape": "cosine", "warmup": 0.25})
+    rates = [record["lr"] for record in run(settings).history]  # of the last of each epoch's four steps
+    falling = [0.002 * (1 + np.cos(np.pi * step / 12)) / 2 for step in (3, 7, 11)]
+    assert rates == pytest.approx([0.002, *falling])
+
+
+def test_the_average_is_what_is_validated_and_kept() -> None:
+    settings = config(epochs=3, ema_decay=0.9)
+    state = run(settings)
+    assert state.average is not None
+    plain = run(config(epochs=3))
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, state.model.state_dict()[name]), "averaging does not change training"
+    assert not torch.equal(state.average.fc.weight, state.model.fc.weight)
+    kept = restore_model(settings.model, 3, state.best_weights)
+    normalization = build_normalization(settings.normalization, torch.device("cpu"))
+    logits = predict_all(kept, [VAL.images], normalization, torch.float32)
+    assert cross_entropy(logits, VAL.labels).item() == pytest.approx(
+        state.kept(settings)["val_loss"], rel=1e-4
+    )
+
+
+def test_without_validation_images_the_last_epoch_is_kept() -> None:
+    settings = config(epochs=4, all_images=True, patience=1, optimizer=SETTINGS["optimizer"] | {"lr": 0.05})
+    state = run(settings)
+    assert summary(state, settings)["best_epoch"] == 4
+    for name, tensor in state.best_weights.items():
+        assert torch.equal(tensor, state.model.state_dict()[name]), name
+
+
+EVERYTHING: dict[str, Any] = {
+    "zero_gamma": True,
+    "label_smoothing": 0.1,
+    "ema_decay": 0.9,
+    "schedule": {"shape": "cosine", "warmup": 0.2},
+    "optimizer": SETTINGS["optimizer"] | {"decay_all": False},
+    "augmentation": SETTINGS["augmentation"] | {"cutout": 8},
+    "mixing": {"cutmix": 0.5, "mixup": 0.3, "plain_epochs": 1},
+}
+
+
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["reference", "everything"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_run_that_goes_on_from_any_yield_equals_the_unbroken_run(device: str, compiled: bool) -> None:
-    settings, target = config(epochs=2), torch.device(device)
+def test_a_run_that_goes_on_from_any_yield_equals_the_unbroken_run(
+    device: str, compiled: bool, options: dict[str, Any]
+) -> None:
+    settings, target = config(epochs=2, **options), torch.device(device)
     unbroken = run(settings, device, compiled)
     train, val = TRAIN.to(target), VAL.to(target)
     loop = fit(new_state(settings, 3, target), settings, train, val, torch.float32, compiled)
@@ -175,9 +247,12 @@ def test_a_run_that_goes_on_from_any_yield_equals_the_unbroken_run(device: str, 
             assert torch.equal(tensor, unbroken.best_weights[name]), (stop, name)
 
 
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["reference", "everything"])
 @pytest.mark.parametrize("device", DEVICES)
-def test_compiled_training_equals_eager_training_within_rounding(device: str) -> None:
-    eager, compiled = (run(config(epochs=2), device, compiled) for compiled in (False, True))
+def test_compiled_training_equals_eager_training_within_rounding(
+    device: str, options: dict[str, Any]
+) -> None:
+    eager, compiled = (run(config(epochs=2, **options), device, compiled) for compiled in (False, True))
     for ours, theirs in zip(compiled.history, eager.history, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)
     assert compiled.state_dict().keys() == eager.state_dict().keys()
@@ -196,7 +271,7 @@ def test_bfloat16_keeps_the_loss_and_the_direction_of_the_gradient(device: str, 
     for dtype, function in ((torch.float32, train_loss), (torch.bfloat16, step)):
         model = new_state(settings, 3, target).model.train()
         normalization = build_normalization(settings.normalization, target)
-        loss, totals = function(model, images, draws.to(target), 4, normalization, dtype)
+        loss, totals = function(model, images, draws.to(target), None, settings, normalization, dtype)
         loss.backward()
         assert totals[0] == loss.detach()
         losses.append(loss.item())
@@ -246,7 +321,7 @@ def test_training_stops_after_the_budget_or_its_patience(accuracies: list[float]
 def test_patience_ends_a_run_that_learns_nothing() -> None:
     settings = config(epochs=9, patience=2, optimizer=SETTINGS["optimizer"] | {"lr": 1e-12})
     state = run(settings)
-    assert state.epoch == state.best["epoch"] + 2 < 9
+    assert state.epoch == state.kept(settings)["epoch"] + 2 < 9
 
 
 def test_bfloat16_trains_as_well_as_float32() -> None:
@@ -254,5 +329,5 @@ def test_bfloat16_trains_as_well_as_float32() -> None:
     state = new_state(settings, 3, torch.device("cpu"))
     for _ in fit(state, settings, TRAIN, VAL, torch.bfloat16):
         pass
-    assert state.best["val_accuracy"] > 0.9
+    assert state.kept(settings)["val_accuracy"] > 0.9
     assert {parameter.dtype for parameter in state.model.parameters()} == {torch.float32}

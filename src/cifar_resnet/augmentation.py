@@ -15,13 +15,18 @@ FIXED_POINT = 16  # fractional bits in Pillow's affine transform (libImaging/Geo
 
 
 class AugmentationConfig(BaseModel):
-    """`flip`: probability; `rotation`: degrees either way; `padding`: pixels on each side before the crop."""
+    """`flip`: probability; `rotation`: degrees either way; `padding`: pixels on each side before the crop.
+
+    `cutout`: side in pixels of a square of zeros around a random pixel of the result, cut off at the border
+    (DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552); 0 is none.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     flip: float = Field(ge=0, le=1)
     rotation: float = Field(ge=0, le=180)
     padding: int = Field(ge=0, le=32)
+    cutout: int = Field(ge=0, le=64, multiple_of=2)
 
 
 class Draws(NamedTuple):
@@ -29,6 +34,7 @@ class Draws(NamedTuple):
 
     matrix: Tensor  # (N, 6) int32: output to source pixel as Pillow's (a, b, c, d, e, f) in 16.16 fixed point
     offset: Tensor  # (N, 2) int32: top and left of the crop in the padded image, 0 .. 2 * padding
+    hole: Tensor  # (N, 4) int32: top, bottom, left, right of the cut out square; bottom and right excluded
 
     def to(self, device: torch.device) -> "Draws":
         """Return the same draws on `device`."""
@@ -44,7 +50,9 @@ def draw(config: AugmentationConfig, count: int, size: int, generator: torch.Gen
     flip = torch.rand(count, generator=generator) < config.flip
     angle = (torch.rand(count, generator=generator, dtype=torch.float64) * 2 - 1) * config.rotation
     offset = torch.randint(0, 2 * config.padding + 1, (count, 2), generator=generator)
-    return Draws(matrix(flip, angle, size), offset.int())
+    centre = torch.randint(0, size, (count, 2), generator=generator)
+    hole = torch.stack([centre - config.cutout // 2, centre + config.cutout // 2], dim=2)
+    return Draws(matrix(flip, angle, size), offset.int(), hole.flatten(1).int())
 
 
 def matrix(flip: Tensor, angle: Tensor, size: int) -> Tensor:
@@ -67,7 +75,7 @@ def matrix(flip: Tensor, angle: Tensor, size: int) -> Tensor:
 
 
 def augment(images: Tensor, draws: Draws, padding: int) -> Tensor:
-    """Flip, rotate and crop each image by its own draw.
+    """Flip, rotate and crop each image, then cut a hole into it, by its own draw.
 
     `images`: (N, C, S, S) of finite numbers, fastest in channels_last; returns the same shape and dtype in
     channels_last. Pixels from outside are zero.
@@ -83,6 +91,9 @@ def augment(images: Tensor, draws: Draws, padding: int) -> Tensor:
     # v | last - v is negative just where v is outside 0 .. last
     inside = (source_x | last - source_x | source_y | last - source_y) >= 0
     inside = inside & ((y | last - y) >= 0)[:, :, None] & ((x | last - x) >= 0)[:, None, :]
+    top, bottom, left, right = draws.hole.T[:, :, None]
+    rows, columns = (pixel < top) | (pixel >= bottom), (pixel < left) | (pixel >= right)
+    inside = inside & (rows[:, :, None] | columns[:, None, :])
     first = torch.arange(n, device=images.device)[:, None, None] * size**2
     source = torch.where(inside, source_y * size + source_x, 0) + first
     pixels = images.permute(0, 2, 3, 1).reshape(n * size**2, channels)

@@ -13,11 +13,15 @@ CALIBRATION_BINS = 15
 
 
 class EvaluateConfig(BaseModel):
-    """How the test set is run through the network; the batch size changes speed and memory only."""
+    """How the test set is run through the network; the batch size changes speed and memory only.
+
+    `flip`: also average the logits of each image and of its mirror image (test-time augmentation).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch_size: int = Field(ge=1)
+    flip: bool
     device: Device
     precision: Precision
 

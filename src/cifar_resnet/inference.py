@@ -70,3 +70,10 @@ def predict(
         with torch.inference_mode():
             logits = forward(model, full.to(normalization.scale.device), normalization, dtype)
         yield logits[: len(batch)]
+
+
+def predict_all(
+    model: nn.Module, batches: Iterable[Tensor], normalization: Normalization, dtype: torch.dtype
+) -> Tensor:
+    """Return the (N, classes) float32 logits of all batches of `predict`, on the CPU."""
+    return torch.cat([logits.cpu() for logits in predict(model, batches, normalization, dtype)])

@@ -84,11 +84,16 @@ class ResNet(nn.Module):
         return logits
 
 
-def build_model(config: ModelConfig, classes: int, generator: torch.Generator) -> ResNet:
+def build_model(
+    config: ModelConfig, classes: int, generator: torch.Generator, zero_gamma: bool = False
+) -> ResNet:
     """Return a new network on the CPU, in channels_last, initialized from `generator` alone.
 
     Convolutions: He initialization, fan out (https://arxiv.org/abs/1502.01852); batch norm: weight 1, bias
     0; linear: uniform within 1 / sqrt(fan in). The same distributions as torchvision's resnet50.
+
+    `zero_gamma`: the weight of each block's last batch norm is 0, so that the block starts as its shortcut
+    (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1).
     """
     with torch.device("meta"):  # PyTorch's own initialization would draw from the global generator
         model = ResNet(config, classes)
@@ -102,6 +107,10 @@ def build_model(config: ModelConfig, classes: int, generator: torch.Generator) -
             bound = module.in_features**-0.5
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
             nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+    if zero_gamma:
+        for module in model.modules():
+            if isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
     return model.to(memory_format=torch.channels_last)
 
 
