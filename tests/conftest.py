@@ -59,7 +59,7 @@ class Clone:
             "OMP_NUM_THREADS": "1",
             "DVC_NO_ANALYTICS": "1",
         }
-        ours = ("CIFAR10_SOURCE", "PYTHONPATH")
+        ours = ("CIFAR10_SOURCE", "PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR")
         return {name: value for name, value in os.environ.items() if name not in ours} | here
 
     def run(self, *arguments: str, status: int = 0, **environment: str) -> str:
