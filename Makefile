@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup demo repro test lint bench lock audit
+.PHONY: setup demo repro sweep test lint bench lock audit
 
 setup: .venv/ready  ## install everything into .venv
 
@@ -18,6 +18,12 @@ demo: setup  ## the four stages on made-up data, in a scratch clone: about two m
 
 repro: setup  ## the four stages as params.yaml says
 	dvc repro
+
+RECIPE ?= recipes/tuned.yaml
+SEEDS ?= 5
+
+sweep: setup  ## a recipe with several seeds, through DVC's queue, with the test accuracies
+	python -m tools.sweep $(RECIPE) --seeds $(SEEDS) --test
 
 lint: setup
 	ruff check .

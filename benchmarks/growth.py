@@ -13,7 +13,8 @@ from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, timings
 from cifar_resnet import device
 from cifar_resnet.model import ModelConfig
-from cifar_resnet.training import fit, new_state
+from cifar_resnet.run import new_state
+from cifar_resnet.training import fit
 from tests.conftest import Clone
 
 FACTORS = (1, 2, 4, 8)

@@ -8,7 +8,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, synchronize
 from cifar_resnet import device
-from cifar_resnet.training import fit, new_state
+from cifar_resnet.run import new_state
+from cifar_resnet.training import fit
 
 TOP = 12
 

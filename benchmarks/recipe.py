@@ -6,7 +6,7 @@ from ruamel.yaml import YAML
 from benchmarks.report import RESULTS
 from cifar_resnet.dataset import Images
 from cifar_resnet.randomness import generator
-from cifar_resnet.training import TrainConfig
+from cifar_resnet.run import TrainConfig
 
 CONFIG = TrainConfig(**YAML(typ="safe").load(RESULTS.parents[1] / "params.yaml")["train"])
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, synchronize
 from cifar_resnet import checkpoint, device
-from cifar_resnet.training import fit, new_state
+from cifar_resnet.run import new_state
+from cifar_resnet.training import fit
 
 REPEATS = 5
 

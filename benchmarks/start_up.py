@@ -17,7 +17,8 @@ FIRST_STEP = """
 import sys, time
 from benchmarks.recipe import CONFIG, noise
 from cifar_resnet import device
-from cifar_resnet.training import fit, new_state
+from cifar_resnet.run import new_state
+from cifar_resnet.training import fit
 device.make_deterministic(True)
 target = device.select_device("auto")
 config = CONFIG.model_copy(update={"batch_size": 256 if target.type == "cuda" else 32})

@@ -20,7 +20,8 @@ from cifar_resnet.inference import build_normalization, forward
 from cifar_resnet.model import ResNet, build_model
 from cifar_resnet.optimizer import build_optimizer
 from cifar_resnet.randomness import generator
-from cifar_resnet.training import fit, new_state
+from cifar_resnet.run import new_state
+from cifar_resnet.training import fit
 
 REPEATS = 2
 Batches = Iterator[tuple[Tensor, Tensor]]

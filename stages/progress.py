@@ -5,7 +5,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-from cifar_resnet.training import Record, TrainConfig, TrainState, steps_per_epoch
+from cifar_resnet.run import Record, TrainConfig, TrainState, steps_per_epoch
 from stages import files
 
 

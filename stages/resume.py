@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from cifar_resnet import checkpoint, device
-from cifar_resnet.training import TrainConfig, TrainState
+from cifar_resnet.run import TrainConfig, TrainState
 from stages import command, files
 
 

@@ -9,14 +9,14 @@ SAVE_SECONDS = 300  # between saves inside a long epoch: the most work that a ki
 
 def main() -> None:
     # Here, not above, so that `--help` does not wait for PyTorch.
-    from cifar_resnet import checkpoint, device, training
+    from cifar_resnet import checkpoint, device, run, training
     from cifar_resnet.dataset import Images, concatenate
     from stages import files
     from stages.compilation import keep_code, use_compile
     from stages.progress import Progress
     from stages.resume import restore, resume_folder
 
-    config = files.read_params("train", training.TrainConfig)
+    config = files.read_params("train", run.TrainConfig)
     keep_code()
     device.make_deterministic(config.deterministic)
     target = device.select_device(config.device)
@@ -29,7 +29,7 @@ def main() -> None:
     folder = resume_folder(config, [about["sha256"], val_about["sha256"]], target, compiled)
     with checkpoint.hold(folder), command.StopRequest() as stop:
         with device.naming_memory("train", config.batch_size), checkpoint.Saver(folder) as saver:
-            state = training.new_state(config, len(about["classes"]), target)
+            state = run.new_state(config, len(about["classes"]), target)
             restore(state, folder)
             loop = training.fit(state, config, train.to(target), val.to(target), dtype, compiled)
             saved_at = time.monotonic()
@@ -44,7 +44,7 @@ def main() -> None:
                         saved_at = time.monotonic()
                     if stop.signal:
                         raise SystemExit(128 + stop.signal)
-        if files.read_params("train", training.TrainConfig) != config:
+        if files.read_params("train", run.TrainConfig) != config:
             raise ValueError(
                 "params.yaml's train section was changed while training ran, so the result is not of what it"
                 " says; with the old values back `dvc repro` ends at once (the state is kept)"
@@ -52,7 +52,7 @@ def main() -> None:
         made_by = config.model_dump(mode="json", include={"model", "normalization"})
         files.write_tensors(files.MODEL, state.best_weights, made_by | {"classes": about["classes"]})
         files.write_table("history", state.history)
-        files.write_metrics("train", training.summary(state, config))
+        files.write_metrics("train", run.summary(state, config))
         checkpoint.remove(folder)
 
 

@@ -206,6 +206,23 @@ def test_params_edited_while_training_runs(clone: Clone, told: Told, monkeypatch
             "patience": st.integers(1, 3),
             "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
             "deterministic": st.booleans(),
+            "all_images": st.booleans(),
+            "zero_gamma": st.booleans(),
+            "label_smoothing": st.floats(0, 0.99),
+            "ema_decay": st.floats(0, 0.999),
+            "schedule": st.fixed_dictionaries(
+                {
+                    "shape": st.sampled_from(["constant", "linear", "cosine"]),
+                    "warmup": st.floats(0, 1, exclude_max=True),
+                }
+            ),
+            "mixing": st.fixed_dictionaries(
+                {
+                    "cutmix": st.floats(0, 0.5),
+                    "mixup": st.floats(0, 0.5),
+                    "plain_epochs": st.integers(0, 3),
+                }
+            ),
             "model": st.fixed_dictionaries(
                 {"width": st.integers(4, 9), "blocks": st.lists(st.integers(1, 2), min_size=4, max_size=4)}
             ),
@@ -214,10 +231,16 @@ def test_params_edited_while_training_runs(clone: Clone, told: Told, monkeypatch
                     "lr": st.floats(1e-8, 10),
                     "betas": st.lists(st.floats(0, 0.9999), min_size=2, max_size=2),
                     "weight_decay": st.floats(0, 10),
+                    "decay_all": st.booleans(),
                 }
             ),
             "augmentation": st.fixed_dictionaries(
-                {"flip": st.floats(0, 1), "rotation": st.floats(0, 180), "padding": st.integers(0, 32)}
+                {
+                    "flip": st.floats(0, 1),
+                    "rotation": st.floats(0, 180),
+                    "padding": st.integers(0, 32),
+                    "cutout": st.integers(0, 32).map(lambda half: 2 * half),
+                }
             ),
         }
     )

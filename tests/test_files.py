@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from cifar_resnet.dataset import PreprocessConfig
 from cifar_resnet.evaluation import EvaluateConfig
-from cifar_resnet.training import TrainConfig
+from cifar_resnet.run import TrainConfig
 from stages import command, files
 from stages.fetch import FetchConfig
 from tools.scratch import ROOT, merge
@@ -58,7 +58,11 @@ def test_the_committed_params_are_the_reference_recipe() -> None:
         (0.9, 0.999),
         0.01,
     )
-    assert train.augmentation.model_dump() == {"flip": 0.5, "rotation": 20, "padding": 4}
+    assert train.augmentation.model_dump() == {"flip": 0.5, "rotation": 20, "padding": 4, "cutout": 0}
+    assert (train.all_images, train.zero_gamma, train.optimizer.decay_all) == (False, False, True)
+    assert (train.label_smoothing, train.ema_decay) == (0, 0)
+    assert train.schedule.model_dump() == {"shape": "constant", "warmup": 0}
+    assert train.mixing.model_dump() == {"cutmix": 0, "mixup": 0, "plain_epochs": 0}
     assert train.normalization.mean == (0.485, 0.456, 0.406)
     assert train.normalization.std == (0.229, 0.224, 0.225)
     assert files.read_params("preprocess", PreprocessConfig).validation_images == 5000

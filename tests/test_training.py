@@ -16,16 +16,8 @@ from cifar_resnet.dataset import Images
 from cifar_resnet.inference import build_normalization, predict_all
 from cifar_resnet.model import restore_model
 from cifar_resnet.randomness import generator
-from cifar_resnet.training import (
-    Record,
-    TrainConfig,
-    TrainState,
-    fit,
-    new_state,
-    stop_reason,
-    summary,
-    train_loss,
-)
+from cifar_resnet.run import Record, TrainConfig, TrainState, new_state, stop_reason, summary
+from cifar_resnet.training import fit, train_loss
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SETTINGS: dict[str, Any] = {

@@ -1,0 +1,130 @@
+"""Run recipes as DVC experiments, several seeds each, in DVC's queue; then say what came out.
+
+A recipe is a file with values that differ from params.yaml (recipes/*.yaml). Without `--test` the pipeline
+stops after training, so that choices cannot be made on the test images.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from scipy import stats
+
+DONE, FAILED = "Success", "Failed"
+RESULTS = Path("results")
+
+
+def dvc(*arguments: str) -> str:
+    """Run DVC in the working folder and return what it prints."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"error: dvc {' '.join(arguments)} ended with status {done.returncode}")
+    return done.stdout
+
+
+def settings(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield NAME=VALUE, as `dvc exp run --set-param` takes it, for each value of nested `changes`."""
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            yield from settings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}={json.dumps(value).strip(chr(34))}"
+
+
+def enqueue(recipe: Path, seed: int, test: bool) -> str:
+    """Put a recipe with a seed into DVC's queue; return the experiment's name."""
+    name = f"{recipe.stem}-{seed}"
+    values = [*settings(YAML(typ="safe").load(recipe) or {}), f"train.seed={seed}"]
+    changes = [part for value in values for part in ("--set-param", value)]
+    target = "evaluate" if test else "train"
+    dvc("exp", "run", "--queue", "--force", "--name", name, *changes, target)
+    return name
+
+
+def wait(names: set[str]) -> None:
+    """Wait until the queue has finished these experiments; a line for each."""
+    told: set[str] = set()
+    while told != names:
+        time.sleep(1)
+        for line in dvc("queue", "status").splitlines():
+            words = line.split()
+            name = next((word for word in words if word in names - told), None)
+            if name and words[-1] in (DONE, FAILED):
+                print(f"{name}: {words[-1].lower()}", flush=True)
+                told.add(name)
+
+
+def results(names: set[str]) -> dict[str, dict[str, float]]:
+    """Return the accuracies of finished experiments, by name."""
+    found = {}
+    for commit in json.loads(dvc("exp", "show", "--json")):
+        for experiment in commit["experiments"] or []:
+            if experiment["name"] in names and experiment["revs"] and experiment["revs"][0]["data"]:
+                metrics = experiment["revs"][0]["data"]["metrics"]
+                found[experiment["name"]] = {
+                    path.removeprefix("metrics/").removesuffix(".json"): entry["data"]
+                    for path, entry in metrics.items()
+                    if "data" in entry
+                }
+    return found
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Return the mean, the standard deviation and half the 95 % interval of the mean (Student's t)."""
+    if len(values) < 2:
+        return values[0], float("nan"), float("nan")
+    deviation = statistics.stdev(values)
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+    return statistics.fmean(values), deviation, half
+
+
+def table(recipe: Path, runs: list[dict[str, dict[str, float]]]) -> str:
+    """Return a line of Markdown: the recipe, how many seeds, and what their accuracies came to."""
+    cells = [recipe.stem, str(len(runs))]
+    for stage, metric in (("train", "val_accuracy"), ("test", "accuracy"), ("test", "accuracy_with_flip")):
+        values = [100 * run[stage][metric] for run in runs if metric in run.get(stage, {})]
+        mean, deviation, half = interval(values) if len(values) == len(runs) else [float("nan")] * 3
+        cells.append("" if math.isnan(mean) else f"{mean:.2f} (sd {deviation:.2f}, ±{half:.2f})")
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Queue, run, wait, tell."""
+    parser = argparse.ArgumentParser(prog="python -m tools.sweep", description=__doc__)
+    parser.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time (default: %(default)s)")
+    parser.add_argument(
+        "--test", action="store_true", help="also evaluate on the test images: once, at the end"
+    )
+    arguments = parser.parse_args()
+    names = {
+        recipe: [enqueue(recipe, seed, arguments.test) for seed in range(arguments.seeds)]
+        for recipe in arguments.recipes
+    }
+    queued = {name for group in names.values() for name in group}
+    dvc("queue", "start", "--jobs", str(arguments.jobs))
+    wait(queued)
+    found = results(queued)
+    if missing := sorted(queued - set(found)):
+        sys.exit(f"error: {', '.join(missing)} failed; `dvc queue logs {missing[0]}` says why")
+    print("\naccuracy in %: mean (standard deviation, half of the 95 % interval of the mean)\n")
+    print("| recipe | seeds | validation | test | test, with mirror images |\n|---|---:|---|---|---|")
+    for recipe, group in names.items():
+        print(table(recipe, [found[name] for name in group]))
+        RESULTS.mkdir(exist_ok=True)
+        document = {"recipe": YAML(typ="safe").load(recipe) or {}, "runs": {n: found[n] for n in group}}
+        (RESULTS / f"{recipe.stem}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
