@@ -115,7 +115,7 @@ def test_out_of_memory_names_the_number_to_lower(
 ) -> None:
     prepare("fetch", "preprocess")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr("cifar_resnet.training.cross_entropy", fail)

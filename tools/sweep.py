@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from scipy import stats
 
 DONE, FAILED = "Success", "Failed"
+PATIENCE = 60  # times that the queue may be seen without a worker, about two minutes
 RESULTS = Path("results")
 
 
@@ -50,21 +51,26 @@ def enqueue(recipe: Path, seed: int, test: bool) -> str:
     return name
 
 
-def wait(names: set[str]) -> None:
-    """Wait until the queue has finished these experiments; a line for each."""
-    told: set[str] = set()
-    while told != names:
+def wait(names: set[str]) -> set[str]:
+    """Wait until the queue has finished these experiments, a line for each; return those that failed."""
+    ended: dict[str, str] = {}
+    alone = 0
+    while set(ended) != names:
         time.sleep(1)
-        for line in dvc("queue", "status").splitlines():
-            words = line.split()
-            name = next((word for word in words if word in names - told), None)
-            if name and words[-1] in (DONE, FAILED):
-                print(f"{name}: {words[-1].lower()}", flush=True)
-                told.add(name)
+        status = dvc("queue", "status")
+        for words in map(str.split, status.splitlines()):
+            for name in names.intersection(words) - set(ended):
+                if words[-1] in (DONE, FAILED):
+                    ended[name] = words[-1]
+                    print(f"{name}: {words[-1].lower()}", flush=True)
+        alone = alone + 1 if "0 active, 0 idle" in status else 0
+        if alone == PATIENCE and set(ended) != names:
+            sys.exit("error: no worker takes the experiments in the queue; `dvc queue start` starts one")
+    return {name for name, how in ended.items() if how == FAILED}
 
 
-def results(names: set[str]) -> dict[str, dict[str, float]]:
-    """Return the accuracies of finished experiments, by name."""
+def results(names: set[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the metrics of finished experiments by name, then by stage."""
     found = {}
     for commit in json.loads(dvc("exp", "show", "--json")):
         for experiment in commit["experiments"] or []:
@@ -113,10 +119,9 @@ def main() -> None:
     }
     queued = {name for group in names.values() for name in group}
     dvc("queue", "start", "--jobs", str(arguments.jobs))
-    wait(queued)
+    if failed := sorted(wait(queued)):
+        sys.exit(f"error: {', '.join(failed)} failed; `dvc queue logs {failed[0]}` says why")
     found = results(queued)
-    if missing := sorted(queued - set(found)):
-        sys.exit(f"error: {', '.join(missing)} failed; `dvc queue logs {missing[0]}` says why")
     print("\naccuracy in %: mean (standard deviation, half of the 95 % interval of the mean)\n")
     print("| recipe | seeds | validation | test | test, with mirror images |\n|---|---:|---|---|---|")
     for recipe, group in names.items():
