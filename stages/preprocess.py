@@ -13,8 +13,14 @@ def main() -> None:
     class_names = dataset.decode_class_names(files.read_raw(dataset.META))
     train = dataset.concatenate(dataset.decode_batch(files.read_raw(name)) for name in dataset.TRAIN_BATCHES)
     test = dataset.decode_batch(files.read_raw(dataset.TEST_BATCH))
-    split = dataset.stratified_split(train.labels, config.validation_images, generator(config.seed, "split"))
-    splits = {"train": train.rows(split[0]), "val": train.rows(split[1]), "test": test}
+    rest, val = dataset.stratified_split(
+        train.labels, config.validation_images, generator(config.seed, "split")
+    )
+    splits = {"train": train.rows(rest), "val": train.rows(val), "test": test}
+    if config.train_images is not None:
+        labels, sample = splits["train"].labels, generator(config.seed, "sample")
+        _, kept = dataset.stratified_split(labels, config.train_images, sample, "train_images")
+        splits["train"] = splits["train"].rows(kept)
     for name, images in splits.items():
         files.write_tensors(files.tensors_path(name), images._asdict(), {"classes": class_names})
     files.write_metrics("data", dataset.describe(splits, class_names))

@@ -1,6 +1,7 @@
 """Run recipes as DVC experiments, several seeds each, in DVC's queue; then say what came out.
 
-A recipe is a file with values that differ from params.yaml (recipes/*.yaml). Without `--test` the pipeline
+A recipe is a file with values that differ from params.yaml (recipes/*.yaml), or from those of the recipe files
+that it names as its `base`, the later before the earlier. Without `--test` the pipeline
 stops after training, so that choices cannot be made on the test images.
 """
 
@@ -41,10 +42,29 @@ def settings(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}={json.dumps(value).strip(chr(34))}"
 
 
+def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the nested values of both, those of `above` where both have one."""
+    merged = dict(below)
+    for name, value in above.items():
+        under = below.get(name)
+        both = isinstance(value, Mapping) and isinstance(under, Mapping)
+        merged[name] = overlaid(under, value) if both else value
+    return merged
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return a recipe's nested values, laid over those of the recipes that it names as its `base`."""
+    recipe = YAML(typ="safe").load(path) or {}
+    values: dict[str, Any] = {}
+    for base in recipe.pop("base", []):
+        values = overlaid(values, read_recipe(path.parent / base))
+    return overlaid(values, recipe)
+
+
 def enqueue(recipe: Path, seed: int, test: bool) -> str:
     """Put a recipe with a seed into DVC's queue; return the experiment's name."""
     name = f"{recipe.stem}-{seed}"
-    values = [*settings(YAML(typ="safe").load(recipe) or {}), f"train.seed={seed}"]
+    values = [*settings(read_recipe(recipe)), f"train.seed={seed}"]
     changes = [part for value in values for part in ("--set-param", value)]
     target = "evaluate" if test else "train"
     dvc("exp", "run", "--queue", "--force", "--name", name, *changes, target)
@@ -127,7 +147,7 @@ def main() -> None:
     for recipe, group in names.items():
         print(table(recipe, [found[name] for name in group]))
         RESULTS.mkdir(exist_ok=True)
-        document = {"recipe": YAML(typ="safe").load(recipe) or {}, "runs": {n: found[n] for n in group}}
+        document = {"recipe": read_recipe(recipe), "runs": {n: found[n] for n in group}}
         (RESULTS / f"{recipe.stem}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 

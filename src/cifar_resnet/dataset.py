@@ -17,11 +17,15 @@ META = "batches.meta"
 
 
 class PreprocessConfig(BaseModel):
-    """`validation_images`: how many training images are set aside, the same share of each class."""
+    """`validation_images`: how many training images are set aside, the same share of each class.
+
+    `train_images`: how many of the others are trained on, the same share of each class; None is all.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     validation_images: int = Field(ge=1)
+    train_images: int | None = Field(ge=1)
     seed: int = Field(ge=0)
 
 
@@ -143,11 +147,13 @@ def describe(splits: Mapping[str, Images], class_names: list[str]) -> dict[str, 
     }
 
 
-def stratified_split(labels: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return the sorted indices of the training and of the `count` validation images.
+def stratified_split(
+    labels: Tensor, count: int, generator: torch.Generator, name: str = "validation_images"
+) -> tuple[Tensor, Tensor]:
+    """Return the sorted indices of the images left and of the `count` images chosen.
 
     `labels`: (N,) int64. Every class gives the same share of its images, rounded by largest remainder.
-    Raises ValueError when a class would be left without training or validation images.
+    Raises ValueError, in which `count` is called `name`, when no image of a class would be left or chosen.
     """
     classes, sizes = labels.unique(return_counts=True)
     shares = sizes.double() * count / len(labels)
@@ -156,8 +162,8 @@ def stratified_split(labels: Tensor, count: int, generator: torch.Generator) -> 
     quotas[largest_remainders[: count - int(quotas.sum())]] += 1
     if not bool(((quotas > 0) & (quotas < sizes)).all()):
         raise ValueError(
-            f"validation_images {count} leaves a class empty: it must be at least {len(classes)} and well"
-            f" below the {len(labels)} training images"
+            f"{name} {count} leaves a class empty: it must be at least {len(classes)} and well"
+            f" below the {len(labels)} training images to choose from"
         )
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     for label, quota in zip(classes, quotas.tolist(), strict=True):
