@@ -21,7 +21,7 @@ from scipy import stats
 
 DONE, FAILED = "Success", "Failed"
 PATIENCE = 60  # times that the queue may be seen without a worker, about two minutes
-RESULTS = Path("results")
+RECIPES, RESULTS = Path("recipes"), Path("results")
 
 
 def dvc(*arguments: str) -> str:
@@ -61,9 +61,16 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return overlaid(values, recipe)
 
 
+def title(recipe: Path) -> str:
+    """Return a recipe's name: its path in recipes/ with dashes, or its file's name if it is elsewhere."""
+    inside = recipe.absolute().is_relative_to(RECIPES.absolute())
+    path = recipe.absolute().relative_to(RECIPES.absolute()) if inside else Path(recipe.name)
+    return "-".join(path.with_suffix("").parts)
+
+
 def enqueue(recipe: Path, seed: int, test: bool) -> str:
     """Put a recipe with a seed into DVC's queue; return the experiment's name."""
-    name = f"{recipe.stem}-{seed}"
+    name = f"{title(recipe)}-{seed}"
     values = [*settings(read_recipe(recipe)), f"train.seed={seed}"]
     changes = [part for value in values for part in ("--set-param", value)]
     target = "evaluate" if test else "train"
@@ -115,7 +122,7 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 
 def table(recipe: Path, runs: list[dict[str, dict[str, float]]]) -> str:
     """Return a line of Markdown: the recipe, how many seeds, and what their accuracies came to."""
-    cells = [recipe.stem, str(len(runs))]
+    cells = [title(recipe), str(len(runs))]
     for stage, metric in (("train", "val_accuracy"), ("test", "accuracy"), ("test", "accuracy_with_flip")):
         values = [100 * run[stage][metric] for run in runs if metric in run.get(stage, {})]
         mean, deviation, half = interval(values) if len(values) == len(runs) else [float("nan")] * 3
@@ -148,7 +155,7 @@ def main() -> None:
         print(table(recipe, [found[name] for name in group]))
         RESULTS.mkdir(exist_ok=True)
         document = {"recipe": read_recipe(recipe), "runs": {n: found[n] for n in group}}
-        (RESULTS / f"{recipe.stem}.json").write_text(json.dumps(document, indent=1) + "\n")
+        (RESULTS / f"{title(recipe)}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
