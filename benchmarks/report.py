@@ -1,7 +1,6 @@
 """Timing in turn, a table on the console, and the JSON file that docs/performance.md is made from."""
 
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from cifar_resnet import device
+from tools import machine
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Row = dict[str, Any]  # column to text or number; the first column names the row
@@ -59,10 +59,7 @@ def synchronize() -> None:
 def report(name: str, settings: str, rows: list[Row]) -> None:
     """Print the rows and write results/NAME-DEVICE.json."""
     kind = device.select_device("auto").type
-    hardware = device.fingerprint(torch.device(kind)) | {
-        "processor": processor(),
-        "python": platform.python_version(),
-    }
+    hardware = machine.describe()
     print(f"\n{name}: {settings}\n{hardware}\n")
     cells = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -78,11 +75,3 @@ def text(value: float | str) -> str:
     if isinstance(value, str):
         return value
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def processor() -> str:
-    """Return the processor's name and its number of logical cores."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} logical cores" if names else platform.processor()

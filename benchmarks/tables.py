@@ -4,6 +4,7 @@ import json
 import re
 
 from benchmarks.report import RESULTS, Row, text
+from tools import machine
 
 DOCUMENT = RESULTS.parents[1] / "docs" / "performance.md"
 BLOCK = re.compile(r"<!-- results: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -26,14 +27,8 @@ def block(name: str) -> str:
         body = "Not measured yet.\n"
     else:
         result = json.loads(path.read_text())
-        body = f"{result['settings']}; {machine(result['hardware'])}.\n\n{table(result['rows'])}"
+        body = f"{result['settings']}; {machine.line(result['hardware'])}.\n\n{table(result['rows'])}"
     return f"<!-- results: {name} -->\n{body}<!-- end -->"
-
-
-def machine(hardware: dict[str, object]) -> str:
-    """Return the hardware and versions in a line."""
-    device = "" if str(hardware["device"]).startswith("cpu") else f"{hardware['device']}, "
-    return f"{device}{hardware['processor']}, PyTorch {hardware['torch']}, Python {hardware['python']}"
 
 
 def table(rows: list[Row]) -> str:

@@ -1,12 +1,14 @@
 """Recipes as experiments in DVC's queue."""
 
 import json
-import math
+from pathlib import Path
 
-import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from cifar_resnet.dataset import PreprocessConfig
+from cifar_resnet.evaluation import EvaluateConfig
+from cifar_resnet.run import TrainConfig
 from tests.conftest import Clone
 from tools import scratch, sweep
 
@@ -41,40 +43,60 @@ def test_settings_are_what_dvc_takes() -> None:
     ]
 
 
-def test_the_interval_is_students() -> None:
-    mean, deviation, half = sweep.interval([90.0, 91.0, 93.0])
-    assert (mean, deviation) == pytest.approx((274 / 3, np.std([90, 91, 93], ddof=1)))
-    assert half == pytest.approx(4.302653 * deviation / math.sqrt(3), rel=1e-6)  # t of 97.5 %, 2 degrees
+def test_a_recipe_stands_on_others(tmp_path: Path) -> None:
+    (tmp_path / "low.yaml").write_text("train: {epochs: 1, optimizer: {lr: 1, betas: [0, 0]}}")
+    (tmp_path / "high.yaml").write_text("train: {epochs: 2}\nevaluate: {flip: true}")
+    (tmp_path / "in").mkdir()
+    top = tmp_path / "in/top.yaml"
+    top.write_text("base: [../low.yaml, ../high.yaml]\ntrain: {optimizer: {betas: [1, 1]}}")
+    expected = {"train": {"epochs": 2, "optimizer": {"lr": 1, "betas": [1, 1]}}, "evaluate": {"flip": True}}
+    assert sweep.read_recipe(top) == expected
+
+
+@pytest.mark.parametrize("path", sorted(scratch.ROOT.glob("recipes/**/*.yaml")), ids=sweep.title)
+def test_every_recipe_has_values_that_params_yaml_knows(path: Path) -> None:
+    params = YAML(typ="safe").load(scratch.ROOT / "params.yaml")
+    scratch.merge(params, sweep.read_recipe(path))
+    PreprocessConfig(**params["preprocess"])
+    TrainConfig(**params["train"])
+    EvaluateConfig(**params["evaluate"])
+
+
+def test_the_minutes_of_training_come_from_its_lines() -> None:
+    line = "epoch {}/2  train loss 2 accuracy 1%  validation loss 1 accuracy 2%  {} s  1,000 images/s"
+    assert sweep.minutes("\n".join(["Running", line.format(1, "30.5"), line.format(2, "59.5")])) == 1.5
+    assert sweep.minutes("Stage 'train' is cached - skipping run, checking out outputs") is None
 
 
 @pytest.mark.slow
 def test_a_recipe_runs_with_its_seeds_and_leaves_the_workspace_alone(clone: Clone) -> None:
-    (clone.folder / "recipes/small.yaml").write_text(RECIPE)
+    (clone.folder / "recipes/new.yaml").write_text(RECIPE)
     scratch.commit(clone.folder, "a recipe")
-    printed = clone.run("python", "-m", "tools.sweep", "recipes/small.yaml", "--seeds", "2", "--test")
-    assert "| small | 2 |" in printed
-    runs = json.loads(clone.read("results/small.json"))["runs"]
-    assert list(runs) == ["small-0", "small-1"]
-    assert runs["small-0"] != runs["small-1"]
+    printed = clone.run("python", "-m", "tools.sweep", "recipes/new.yaml", "--seeds", "2", "--test")
+    assert "| new | 2 |" in printed
+    runs = json.loads(clone.read("results/new.json"))["runs"]
+    assert list(runs) == ["new-0", "new-1"]
+    assert runs["new-0"] != runs["new-1"]
     for name, run in runs.items():
+        assert run["train"]["minutes"] > 0
         assert {"accuracy", "accuracy_with_flip", "loss_with_flip"} <= set(run["test"])
         params = clone.dvc("params", "diff", "HEAD", name)
         assert "train.schedule.shape" in params
         assert "cosine" in params
-    assert scratch.git(clone.folder, "status", "--porcelain").split() == ["??", "results/"]
-    clone.dvc("exp", "apply", "small-1")
+    assert scratch.git(clone.folder, "status", "--porcelain").split() == ["??", "results/new.json"]
+    clone.dvc("exp", "apply", "new-1")
     clone.stage("train")  # alone, it gives the same bits
     clone.stage("evaluate")
     test = json.loads(clone.read("metrics/test.json"))
-    assert test["accuracy_with_flip"] == runs["small-1"]["test"]["accuracy_with_flip"]
+    assert test["accuracy_with_flip"] == runs["new-1"]["test"]["accuracy_with_flip"]
 
 
 @pytest.mark.slow
 def test_without_test_the_test_images_stay_unread(clone: Clone) -> None:
-    (clone.folder / "recipes/small.yaml").write_text("train: {epochs: 1}\n")
+    (clone.folder / "recipes/new.yaml").write_text("train: {epochs: 1}\n")
     scratch.commit(clone.folder, "a recipe")
-    clone.run("python", "-m", "tools.sweep", "recipes/small.yaml")
-    assert set(json.loads(clone.read("results/small.json"))["runs"]["small-0"]) == {"data", "train"}
+    clone.run("python", "-m", "tools.sweep", "recipes/new.yaml")
+    assert set(json.loads(clone.read("results/new.json"))["runs"]["new-0"]) == {"train"}
 
 
 def test_a_failed_run_is_named(clone: Clone) -> None:

@@ -1,14 +1,13 @@
 """Run recipes as DVC experiments, several seeds each, in DVC's queue; then say what came out.
 
-A recipe is a file with values that differ from params.yaml (recipes/*.yaml), or from those of the recipe files
-that it names as its `base`, the later before the earlier. Without `--test` the pipeline
-stops after training, so that choices cannot be made on the test images.
+A recipe is a file with values that differ from params.yaml (recipes/*.yaml), or from the recipes that it
+names as its `base`, of which later ones go before earlier ones. Without `--test` the pipeline stops after
+training, so that choices cannot be made on the test images.
 """
 
 import argparse
 import json
-import math
-import statistics
+import re
 import subprocess
 import sys
 import time
@@ -17,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from scipy import stats
+
+from tools import machine, results, scratch
 
 DONE, FAILED = "Success", "Failed"
 PATIENCE = 60  # times that the queue may be seen without a worker, about two minutes
-RECIPES, RESULTS = Path("recipes"), Path("results")
+RECIPES = Path("recipes")
+EPOCH = re.compile(r"^epoch .*  ([\d.]+) s  ", re.MULTILINE)  # as stages.progress prints it
 
 
 def dvc(*arguments: str) -> str:
@@ -47,8 +48,10 @@ def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     merged = dict(below)
     for name, value in above.items():
         under = below.get(name)
-        both = isinstance(value, Mapping) and isinstance(under, Mapping)
-        merged[name] = overlaid(under, value) if both else value
+        if isinstance(value, Mapping) and isinstance(under, Mapping):
+            merged[name] = overlaid(under, value)
+        else:
+            merged[name] = value
     return merged
 
 
@@ -96,38 +99,24 @@ def wait(names: set[str]) -> set[str]:
     return {name for name, how in ended.items() if how == FAILED}
 
 
-def results(names: set[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the metrics of finished experiments by name, then by stage."""
+def metrics(names: set[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the metrics of finished experiments by name, then by stage, with the minutes of training."""
     found = {}
     for commit in json.loads(dvc("exp", "show", "--json")):
         for experiment in commit["experiments"] or []:
-            if experiment["name"] in names and experiment["revs"] and experiment["revs"][0]["data"]:
-                metrics = experiment["revs"][0]["data"]["metrics"]
-                found[experiment["name"]] = {
-                    path.removeprefix("metrics/").removesuffix(".json"): entry["data"]
-                    for path, entry in metrics.items()
-                    if "data" in entry
-                }
+            name, revs = experiment["name"], experiment["revs"]
+            if name in names and revs and revs[0]["data"]:
+                files = revs[0]["data"]["metrics"]
+                run = {stage: files[f"metrics/{stage}.json"].get("data") for stage in ("train", "test")}
+                found[name] = {stage: values for stage, values in run.items() if values}
+                found[name]["train"]["minutes"] = minutes(dvc("queue", "logs", name))
     return found
 
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Return the mean, the standard deviation and half the 95 % interval of the mean (Student's t)."""
-    if len(values) < 2:
-        return values[0], float("nan"), float("nan")
-    deviation = statistics.stdev(values)
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
-    return statistics.fmean(values), deviation, half
-
-
-def table(recipe: Path, runs: list[dict[str, dict[str, float]]]) -> str:
-    """Return a line of Markdown: the recipe, how many seeds, and what their accuracies came to."""
-    cells = [title(recipe), str(len(runs))]
-    for stage, metric in (("train", "val_accuracy"), ("test", "accuracy"), ("test", "accuracy_with_flip")):
-        values = [100 * run[stage][metric] for run in runs if metric in run.get(stage, {})]
-        mean, deviation, half = interval(values) if len(values) == len(runs) else [float("nan")] * 3
-        cells.append("" if math.isnan(mean) else f"{mean:.2f} (sd {deviation:.2f}, ±{half:.2f})")
-    return f"| {' | '.join(cells)} |"
+def minutes(log: str) -> float | None:
+    """Return the minutes of a run's epochs; None for a run whose result was already in DVC's cache."""
+    seconds = [float(value) for value in EPOCH.findall(log)]
+    return sum(seconds) / 60 if seconds else None
 
 
 def main() -> None:
@@ -144,18 +133,27 @@ def main() -> None:
         recipe: [enqueue(recipe, seed, arguments.test) for seed in range(arguments.seeds)]
         for recipe in arguments.recipes
     }
+    commit = scratch.git(Path(), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").strip()
     queued = {name for group in names.values() for name in group}
-    dvc("queue", "start", "--jobs", str(arguments.jobs))
+    # Not through a pipe, which the workers would hold open until they end.
+    start = [sys.executable, "-m", "dvc", "queue", "start", "--jobs", str(arguments.jobs)]
+    subprocess.run(start, check=True)
     if failed := sorted(wait(queued)):
         sys.exit(f"error: {', '.join(failed)} failed; `dvc queue logs {failed[0]}` says why")
-    found = results(queued)
-    print("\naccuracy in %: mean (standard deviation, half of the 95 % interval of the mean)\n")
-    print("| recipe | seeds | validation | test | test, with mirror images |\n|---|---:|---|---|---|")
+    found = metrics(queued)
+    sweeps = {}
     for recipe, group in names.items():
-        print(table(recipe, [found[name] for name in group]))
-        RESULTS.mkdir(exist_ok=True)
-        document = {"recipe": read_recipe(recipe), "runs": {n: found[n] for n in group}}
-        (RESULTS / f"{title(recipe)}.json").write_text(json.dumps(document, indent=1) + "\n")
+        sweeps[title(recipe)] = {
+            "recipe": read_recipe(recipe),
+            "commit": commit,
+            "hardware": machine.describe(),
+            "runs": {name: found[name] for name in group},
+        }
+    results.RESULTS.mkdir(exist_ok=True)
+    for name, sweep in sweeps.items():
+        (results.RESULTS / f"{name}.json").write_text(json.dumps(sweep, indent=1) + "\n")
+    print("\naccuracy in %: mean (standard deviation, half of the 95 % interval of the mean)\n")
+    print(results.table(sweeps))
 
 
 if __name__ == "__main__":

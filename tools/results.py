@@ -1,0 +1,111 @@
+"""What sweeps of recipes came to: results/*.json, and the tables of docs/results.md made from them."""
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from tools import machine
+from tools.scratch import ROOT
+
+RESULTS = Path("results")
+DOCUMENT = ROOT / "docs" / "results.md"
+BLOCK = re.compile(r"<!-- results: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+HEADS = "| recipe | seeds | validation | test | test, with mirror images | training, minutes | hardware |"
+Sweep = dict[
+    str, Any
+]  # recipe: values; commit; hardware: machine.describe(); runs: metrics by stage, by name
+
+
+def read(path: Path) -> Sweep:
+    """Return what a sweep wrote."""
+    sweep: Sweep = json.loads(path.read_text())
+    return sweep
+
+
+def values(sweep: Sweep, stage: str, metric: str) -> list[float]:
+    """Return a metric of every run, in the order of the seeds; empty when a run lacks it."""
+    found = [run.get(stage, {}).get(metric) for run in sweep["runs"].values()]
+    return [] if None in found else found
+
+
+def interval(sample: list[float]) -> tuple[float, float, float]:
+    """Return the mean, the standard deviation and half the 95 % interval of the mean (Student's t)."""
+    if len(sample) < 2:
+        return sample[0], float("nan"), float("nan")
+    deviation = statistics.stdev(sample)
+    half = float(stats.t.ppf(0.975, len(sample) - 1)) * deviation / len(sample) ** 0.5
+    return statistics.fmean(sample), deviation, half
+
+
+def percent(sample: list[float]) -> str:
+    """Return accuracies as text, with standard deviation and interval where there are several."""
+    if not sample:
+        return ""
+    mean, deviation, half = interval([100 * value for value in sample])
+    return f"{mean:.2f}" + (f" (sd {deviation:.2f}, ±{half:.2f})" if len(sample) > 1 else "")
+
+
+def row(name: str, sweep: Sweep) -> str:
+    """Return a line of the Markdown table under `HEADS`."""
+    minutes = values(sweep, "train", "minutes")
+    cells = [
+        name,
+        str(len(sweep["runs"])),
+        percent(values(sweep, "train", "val_accuracy")),
+        percent(values(sweep, "test", "accuracy")),
+        percent(values(sweep, "test", "accuracy_with_flip")),
+        f"{statistics.fmean(minutes):.0f}" if minutes else "",
+        machine.line(sweep["hardware"]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(sweeps: dict[str, Sweep]) -> str:
+    """Return a Markdown table of sweeps by name."""
+    lines = [HEADS, "|---|---:|---|---|---|---:|---|", *(row(name, sweep) for name, sweep in sweeps.items())]
+    return "\n".join(lines) + "\n"
+
+
+def full() -> str:
+    """The table of the recipes at full size."""
+    paths = set((ROOT / RESULTS).glob("*.json")) - set((ROOT / RESULTS).glob("ablation-*.json"))
+    sweeps = {path.stem: read(path) for path in sorted(paths)}
+    return table(sweeps) if sweeps else "Not measured yet.\n"
+
+
+def ablation() -> str:
+    """The table of the recipes in ablation/: their validation accuracy beside that of all ingredients."""
+    paths = sorted((ROOT / RESULTS).glob("ablation-*.json"))
+    sweeps = {path.stem.removeprefix("ablation-"): read(path) for path in paths}
+    if not sweeps:
+        return "Not measured yet.\n"
+    accuracies = {name: values(sweep, "train", "val_accuracy") for name, sweep in sweeps.items()}
+    lines = [
+        f"{len(accuracies['tuned'])} seeds; {machine.line(sweeps['tuned']['hardware'])}.\n",
+        "| recipe | validation accuracy, % | against all ingredients, points |\n|---|---|---|",
+    ]
+    for name in sorted(sweeps, key=lambda name: -statistics.fmean(accuracies[name])):
+        pairs = zip(accuracies[name], accuracies["tuned"], strict=True)
+        difference, _, half = interval([100 * (one - other) for one, other in pairs])
+        against = "" if name == "tuned" else f"{difference:+.2f} ±{half:.2f}"
+        lines.append(f"| {name} | {percent(accuracies[name])} | {against} |")
+    return "\n".join(lines) + "\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {"full": full, "ablation": ablation}
+
+
+def rendered(document: str) -> str:
+    """Return the page with every table made anew."""
+    return BLOCK.sub(
+        lambda match: f"<!-- results: {match[1]} -->\n{TABLES[match[1]]()}<!-- end -->", document
+    )
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(rendered(DOCUMENT.read_text()))
