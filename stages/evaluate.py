@@ -10,24 +10,20 @@ def main() -> None:
     import torch
 
     from cifar_resnet import device, evaluation, figures, inference
-    from cifar_resnet.model import ModelConfig, restore_model
+    from cifar_resnet.classifier import read_classifier
     from stages import files
 
     config = files.read_params("evaluate", evaluation.EvaluateConfig)
     device.make_deterministic(True)
     target = device.select_device(config.device)
     dtype = device.autocast_dtype(config.precision, target)
-    weights, about = files.read_tensors(files.MODEL)
-    test = files.TensorFile(files.tensors_path("test"))
-    class_names = about["classes"]
+    with files.naming_remedy("train"):
+        model, normalization, class_names = read_classifier(files.MODEL, target)
+    test = files.open_tensors(files.tensors_path("test"))
     if test.about["classes"] != class_names:
         raise ValueError(
             f"{files.MODEL} was trained on {class_names}, the test images are of {test.about['classes']}"
         )
-    model = restore_model(ModelConfig(**about["model"]), len(class_names), weights).to(target)
-    normalization = inference.build_normalization(
-        inference.NormalizationConfig(**about["normalization"]), target
-    )
     labels = torch.cat(list(test.batches("labels", config.batch_size)))
     with device.naming_memory("evaluate", config.batch_size):
         batches = test.batches("images", config.batch_size)

@@ -7,18 +7,20 @@ and renamed, so a reader sees the old one or the new one, and a cached copy of D
 import csv
 import difflib
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import platformdirs
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+
+from cifar_resnet import tensorfile
+from cifar_resnet.tensorfile import DamagedError, TensorFile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -146,82 +148,28 @@ def tensors_path(name: str) -> Path:
     return Path(f"data/tensors/{name}.safetensors")
 
 
-UNSEALED = "0" * 64
+@contextmanager
+def naming_remedy(stage: str) -> Iterator[None]:
+    """Say which stage makes a damaged file anew."""
+    try:
+        yield
+    except DamagedError as error:
+        raise ValueError(f"{error}; {REMAKE.format(stage)}") from None
 
 
 def write_tensors(path: Path, tensors: dict[str, "Tensor"], about: dict[str, Any]) -> None:
-    """Write tensors and a JSON description into a safetensors file that holds its own SHA-256.
-
-    The digest is that of the file with 64 zeros in its place, so it covers every byte.
-    """
-    from safetensors.torch import save_file  # imports torch, which `fetch` of the real data does without
-
-    metadata = json.dumps(about | {"sha256": UNSEALED}, sort_keys=True)
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    """Write tensors and their description."""
     with _replacing(path) as temporary:
-        save_file(contiguous, temporary, {"cifar_resnet": metadata})
-        with temporary.open("r+b") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
-            header = file.read(int.from_bytes(file.read(8), "little"))
-            file.seek(8 + header.index(UNSEALED.encode()))
-            file.write(digest.encode())
-
-
-def _check(path: Path, file: BinaryIO) -> dict[str, Any]:
-    """Return the description in a tensors file, with the file's "sha256", having read it through."""
-    try:
-        size = file.read(8)
-        header = file.read(int.from_bytes(size, "little"))
-        about: dict[str, Any] = json.loads(json.loads(header)["__metadata__"]["cifar_resnet"])
-        digest = hashlib.sha256(size + header.replace(about["sha256"].encode(), UNSEALED.encode(), 1))
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-        intact = digest.hexdigest() == about["sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
-        intact = False
-    if not intact:
-        raise ValueError(
-            f"{path} is damaged: its SHA-256 is not the one it was written with;"
-            f" {REMAKE.format('train' if path == MODEL else 'preprocess')}"
-        )
-    return about
+        tensorfile.write(temporary, tensors, about)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    """Return the tensors and the description, with the file's "sha256".
-
-    Raises ValueError when any bit is not as it was written.
-    """
-    from safetensors.torch import load
-
-    content = path.read_bytes()
-    about = _check(path, io.BytesIO(content))
-    return load(content), about
+    """Return tensors of `preprocess` and their description, with the file's "sha256"."""
+    with naming_remedy("preprocess"):
+        return tensorfile.read(path)
 
 
-class TensorFile:
-    """A tensors file read in parts, so that memory does not grow with it; `about` is its description.
-
-    Raises ValueError when any bit is not as it was written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        from safetensors import safe_open
-
-        with path.open("rb") as file:
-            self.about = _check(path, file)
-        self.tensors = safe_open(path, "pt")
-
-    def batches(self, name: str, size: int) -> Iterator["Tensor"]:
-        """Yield the tensor `size` rows at a time."""
-        rows = self.tensors.get_slice(name)
-        for start in range(0, rows.get_shape()[0], size):
-            yield rows[start : start + size]
-
-    def rows(self, name: str, index: "Tensor") -> "Tensor":
-        """Return some rows of the tensor. `index`: (K,) int64."""
-        import torch
-
-        rows = self.tensors.get_slice(name)
-        return torch.cat([rows[:0], *(rows[i : i + 1] for i in index.tolist())])
+def open_tensors(path: Path) -> TensorFile:
+    """Return tensors of `preprocess`, to be read in parts."""
+    with naming_remedy("preprocess"):
+        return TensorFile(path)

@@ -216,7 +216,7 @@ def test_a_file_read_in_parts_gives_the_same_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     images = torch.arange(7 * 12, dtype=torch.uint8).view(7, 3, 2, 2)
     files.write_tensors(path, {"images": images, "labels": torch.arange(7)}, {"classes": ["a"]})
-    part = files.TensorFile(path)
+    part = files.open_tensors(path)
     assert part.about == files.read_tensors(path)[1]
     batches = list(part.batches("images", 3))
     assert [len(batch) for batch in batches] == [3, 3, 1]
@@ -240,7 +240,7 @@ def test_every_flipped_bit_and_every_truncation_of_tensors_is_noticed(tmp_path: 
         with pytest.raises(ValueError, match="damaged"):
             files.read_tensors(path)
         with pytest.raises(ValueError, match="damaged"):
-            files.TensorFile(path)
+            files.open_tensors(path)
     for length in [
         0,
         1,
