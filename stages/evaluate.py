@@ -34,20 +34,23 @@ def main() -> None:
             both = logits + inference.predict_all(model, mirrored, normalization, dtype)
             flipped = evaluation.evaluate(both / 2, labels, class_names)
             metrics |= {f"{name}_with_flip": flipped[name] for name in ("accuracy", "loss")}
-    predicted = logits.argmax(1)
+    known = files.read_duplicates()
+    metrics["accuracy_without_near_duplicates"] = evaluation.accuracy_without(known, logits, labels)
     files.write_metrics("test", metrics)
-    pairs = zip(labels.tolist(), predicted.tolist(), strict=True)
-    files.write_table(
-        "confusion", [{"actual": class_names[a], "predicted": class_names[p]} for a, p in pairs]
-    )
+    predictions = evaluation.predictions(logits, labels, class_names)
+    files.write_table("predictions", predictions)
+    files.write_table("reliability", evaluation.reliability(logits.softmax(1), labels))
     per_class = metrics["per_class_accuracy"].items()
     files.write_table("per_class", [{"class": name, "accuracy": accuracy} for name, accuracy in per_class])
-    matrix = evaluation.confusion_matrix(predicted, labels, len(class_names))
+    matrix = evaluation.confusion_matrix(logits.argmax(1), labels, len(class_names))
     files.write_figure("curves", figures.curves(files.read_table("history")))
     files.write_figure("confusion", figures.confusion(matrix, class_names))
     images = partial(test.rows, "images")
     files.write_figure("mistakes", figures.mistakes(images, labels, logits.softmax(1), class_names))
     print(f"test accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f}")
+    print("labels to look at again: the least probable ones of plots/predictions.csv")
+    for row in predictions[:5]:
+        print("  test image {index}: labelled {label}, predicted {prediction} ({confidence})".format(**row))
 
 
 if __name__ == "__main__":

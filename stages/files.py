@@ -30,6 +30,7 @@ RAW = Path("data/raw/cifar-10-batches-py")
 CHECKSUMS = RAW / "SHA256SUMS"
 CACHE = platformdirs.user_cache_path("cifar-resnet")
 MODEL = Path("models/resnet50.safetensors")
+DUPLICATES = Path("data/duplicates.csv")
 REMAKE = "`dvc repro --force {}` makes it anew"
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -117,16 +118,35 @@ def write_metrics(name: str, metrics: Mapping[str, Any]) -> None:
 
 def write_table(name: str, rows: list[dict[str, Any]]) -> None:
     """Write plots/NAME.csv with a column per key of the first row."""
-    with _replacing(Path(f"plots/{name}.csv")) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    _write_csv(Path(f"plots/{name}.csv"), rows[0], rows)
 
 
 def read_table(name: str) -> list[dict[str, float]]:
     """Return the rows of plots/NAME.csv, all of whose columns are numbers."""
-    with Path(f"plots/{name}.csv").open(newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    rows = _read_csv(Path(f"plots/{name}.csv"))
+    return [{key: float(value) for key, value in row.items()} for row in rows]
+
+
+def write_duplicates(rows: list[dict[str, Any]]) -> None:
+    """Write which test images have a near-duplicate; perhaps none has."""
+    _write_csv(DUPLICATES, rows[0] if rows else ["test_index"], rows)
+
+
+def read_duplicates() -> list[int]:
+    """Return the indices of the test images that have a near-duplicate."""
+    return [int(row["test_index"]) for row in _read_csv(DUPLICATES)]
+
+
+def _write_csv(path: Path, columns: Iterable[str], rows: list[dict[str, Any]]) -> None:
+    with _replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def append_log(name: str, record: Mapping[str, Any]) -> None:

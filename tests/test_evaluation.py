@@ -10,10 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn import metrics as sklearn_metrics
+from sklearn.calibration import calibration_curve
 from torch import Tensor
 from torchmetrics.functional import classification as torchmetrics
 
-from cifar_resnet.evaluation import EvaluateConfig, calibration_error, confusion_matrix, evaluate
+from cifar_resnet.evaluation import (
+    EvaluateConfig,
+    accuracy_without,
+    calibration_error,
+    confusion_matrix,
+    evaluate,
+    predictions,
+    reliability,
+    top_confusions,
+)
 
 BINS = 15
 
@@ -141,6 +151,7 @@ def test_perfect_predictions(margin: float) -> None:
         "macro_f1": 1.0,
         "expected_calibration_error": 0.0,
         "per_class_accuracy": dict.fromkeys(names(10), 1.0),
+        "top_confusions": {},
     }
 
 
@@ -201,3 +212,48 @@ def test_names_are_paired_with_their_classes() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         EvaluateConfig.model_validate({"batch_size": 500, "device": "cpu", "precision": "float32"} | wrong)
+
+
+def test_reliability_is_scikit_learns_calibration_curve() -> None:
+    logits, labels = random_case(3, 2000, 4, ties=False, skill=1.5)
+    probabilities = logits.double().softmax(1)
+    confidence, predicted = probabilities.max(1)
+    rows = reliability(probabilities, labels)
+    accuracy, mean = calibration_curve((predicted == labels).numpy(), confidence.numpy(), n_bins=BINS)
+    assert [row["accuracy"] for row in rows] == pytest.approx(accuracy.tolist())
+    assert [row["confidence"] for row in rows] == pytest.approx(mean.tolist())
+    assert sum(row["images"] for row in rows) == 2000
+    weighted = sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / 2000
+    assert weighted == pytest.approx(calibration_error(probabilities, labels))
+
+
+def test_the_most_frequent_errors_in_words() -> None:
+    matrix = torch.tensor([[50, 3, 0], [7, 40, 3], [0, 1, 60]])
+    assert list(top_confusions(matrix, ["cat", "dog", "ship"], 3).items()) == [
+        ("dog taken for cat", 7),
+        ("cat taken for dog", 3),
+        ("dog taken for ship", 3),
+    ]
+    assert len(top_confusions(matrix, ["cat", "dog", "ship"])) == 4  # only those that occurred
+
+
+def test_accuracy_without_some_images() -> None:
+    logits = torch.eye(4)
+    labels = torch.tensor([0, 1, 0, 0])
+    assert accuracy_without([], logits, labels) == 0.5
+    assert accuracy_without([2, 0], logits, labels) == 0.5
+    assert accuracy_without([2, 3], logits, labels) == 1
+    assert accuracy_without([0, 1, 2, 3], logits, labels) == 0
+
+
+def test_predictions_begin_with_the_least_probable_label() -> None:
+    logits, labels = random_case(5, 50, 3, ties=False, skill=1)
+    rows = predictions(logits, labels, names(3))
+    chosen = -logits.double().log_softmax(1).numpy()[np.arange(50), labels.numpy()]
+    assert [row["index"] for row in rows] == np.argsort(-chosen).tolist()
+    for row in rows:
+        i = row["index"]
+        assert row["label"] == f"class {labels[i]}"
+        assert row["prediction"] == f"class {logits[i].argmax()}"
+        assert float(row["loss"]) == pytest.approx(chosen[i], abs=1e-6)
+        assert float(row["confidence"]) == pytest.approx(logits[i].double().softmax(0).max().item(), abs=1e-6)

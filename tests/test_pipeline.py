@@ -27,6 +27,13 @@ def test_repro_leaves_the_declared_results(finished: Clone) -> None:
     data = json.loads(finished.read("metrics/data.json"))
     assert data["images"] == {"train": 400, "val": 100, "test": 100}
     assert data["images_per_class"]["val"] == [10] * 10
+    predictions = list(csv.DictReader(finished.read("plots/predictions.csv").decode().splitlines()))
+    assert sorted(int(row["index"]) for row in predictions) == list(range(100))
+    hits = [row["label"] == row["prediction"] for row in predictions]
+    assert sum(hits) / 100 == test["accuracy"]
+    losses = [float(row["loss"]) for row in predictions]
+    assert losses == sorted(losses, reverse=True)
+    assert sum(losses) / 100 == pytest.approx(test["loss"], abs=1e-5)
 
 
 def test_a_second_repro_runs_nothing(finished: Clone) -> None:
@@ -38,7 +45,7 @@ def test_a_second_repro_runs_nothing(finished: Clone) -> None:
 
 def test_a_forced_repro_gives_the_same_bytes(finished: Clone) -> None:
     printed = finished.dvc("repro", "--force")
-    assert printed.count("Running stage") == 4
+    assert printed.count("Running stage") == 5
     assert scratch.git(finished.folder, "status", "--porcelain") == ""  # dvc.lock, metrics and plots included
 
 
@@ -83,13 +90,14 @@ def test_experiments_run_queue_and_show(finished: Clone) -> None:
 
 
 def test_stages_run_without_dvc_and_give_the_same_bytes(finished: Clone, clone: Clone) -> None:
-    for stage in ("fetch", "preprocess", "train", "evaluate"):
+    for stage in ("fetch", "preprocess", "compare", "train", "evaluate"):
         clone.stage(stage)
     for path in (
         "models/resnet50.safetensors",
         "metrics/test.json",
         "plots/history.csv",
         "plots/mistakes.png",
+        "plots/duplicates.png",
     ):
         assert clone.read(path) == finished.read(path), path
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -11,7 +12,8 @@ PERCENT = "{:.0%}".format
 def _grid(images: Tensor, titles: list[str], columns: int, heading: str) -> Figure:
     """(N, 3, H, W) uint8 images with a title each."""
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.35 * columns, 1.65 * rows + 0.5), layout="constrained")
+    width = 1.35 * images.shape[-1] / images.shape[-2]
+    figure = Figure(figsize=(width * columns, 1.65 * rows + 0.5), layout="constrained")
     figure.suptitle(heading)
     for cell in range(rows * columns):
         axes = figure.add_subplot(rows, columns, cell + 1)
@@ -104,3 +106,19 @@ def mistakes(
         f"Most confident errors ({len(wrong)} of {len(labels)} test images are wrong): prediction, truth"
     )
     return _grid(images(worst), titles, columns=8, heading=heading)
+
+
+def twins(test: Tensor, train: Tensor, correlation: Tensor, count: int = 40) -> Figure:
+    """Show pairs of a test image (left) and the training image that it resembles, the least alike first.
+
+    `test`, `train`: (N, 3, H, W) uint8, pair by pair; `correlation`: (N,).
+    """
+    order = correlation.argsort(stable=True)[:count]
+    gap = torch.full_like(test[order][..., :2], 255)
+    pairs = torch.cat([test[order], gap, train[order]], dim=3)
+    titles = [f"{value:.2f}" for value in correlation[order]]
+    heading = (
+        f"Test images beside their near-duplicates in the training data: the {len(order)} least alike of"
+        f" {len(correlation)}, with the correlation of their details"
+    )
+    return _grid(pairs, titles, columns=5, heading=heading)
