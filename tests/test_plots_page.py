@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.conftest import Clone
+from tools import scratch
+
 ROOT = Path(__file__).parents[1]
 
 CHROMIUM = shutil.which("chromium") or ""
@@ -18,6 +21,14 @@ CHROMIUM_FLAGS = shlex.split("""
     --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=20000 --dump-dom
 """)
+CHARTS = (
+    "Loss",
+    "Accuracy",
+    "Learning rate",
+    "Confusion, per actual class",
+    "Accuracy per class",
+    "Reliability",
+)
 
 DVC_YAML = """
 plots:
@@ -88,19 +99,59 @@ def test_local_config_copied_for_a_temporary_run_finds_the_page(repository: Path
 @pytest.mark.skipif(not CHROMIUM, reason="needs a browser: apt-get install chromium")
 def test_every_chart_draws_in_a_browser_without_a_network(repository: Path, tmp_path: Path) -> None:
     shown_page(repository)
-    offline = ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}"]
-    page = repository / "dvc_plots" / "index.html"
-    browser = run(tmp_path, CHROMIUM, *CHROMIUM_FLAGS, *offline, page.as_uri())
-
-    lines = re.findall(r'aria-label="[^"]*field: (\w+);[^"]*"[^>]* d="(M[^"]*)"', browser.stdout)
+    page, console = drawn(repository, tmp_path)
+    lines = re.findall(r'aria-label="[^"]*field: (\w+);[^"]*"[^>]* d="(M[^"]*)"', page)
     assert [(field, path.count("L")) for field, path in lines] == [("train_loss", 2), ("val_loss", 2)]
-    assert "predicted: bird; actual: bird; percent_of_y: 0.75" in browser.stdout
-    bars = re.findall(r'aria-label="accuracy: ([\d.]+); class: (\w+);[^"]*"[^>]* d="M', browser.stdout)
+    assert "predicted: bird; actual: bird; percent_of_y: 0.75" in page
+    bars = re.findall(r'aria-label="accuracy: ([\d.]+); class: (\w+);[^"]*"[^>]* d="M', page)
     assert sorted(bars) == [("0.75", "bird"), ("1", "cat"), ("1", "ship")]
-    pictures = re.findall(r'<img src="(static/[^"]*)"', browser.stdout)
-    assert [(page.parent / picture).is_file() for picture in pictures] == [True]
+    pictures = re.findall(r'<img src="(static/[^"]*)"', page)
+    assert [(repository / "dvc_plots" / picture).is_file() for picture in pictures] == [True]
+    assert console == []
 
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs a browser: apt-get install chromium")
+def test_every_chart_of_a_run_and_of_two_compared_draws(finished: Clone, tmp_path: Path) -> None:
+    run(finished.folder, sys.executable, "-m", "tools.plots_page")
+    shown_page(finished.folder)
+    page, console = drawn(finished.folder, tmp_path / "show")
+    marks = marks_by_title(page)
+    assert set(marks) == set(CHARTS)
+    assert all(count > 0 for count in marks.values()), marks
+    assert console == []
+    pictures = {
+        Path(picture).name.split("_")[-1] for picture in re.findall(r'<img src="(static/[^"]*)"', page)
+    }
+    assert pictures == {path.name for path in (finished.folder / "plots").glob("*.png")}
+    try:
+        for path in (finished.folder / "plots").glob("*.csv"):  # as another run would have left it
+            path.write_text(path.read_text().replace("0.", "0.1"))
+        run(finished.folder, "dvc", "plots", "diff", "HEAD")
+        page, console = drawn(finished.folder, tmp_path / "diff")
+        assert set(marks_by_title(page)) == set(CHARTS)
+        assert all(count >= marks[title] for title, count in marks_by_title(page).items())
+        assert {"HEAD", "workspace"} <= set(re.findall(r"rev: (\w+)", page))
+        assert console == []
+    finally:
+        scratch.git(finished.folder, "checkout", "--", ".")
+
+
+def drawn(repository: Path, profile: Path) -> tuple[str, list[str]]:
+    """The page as a browser without a network draws it, and what it says on its console."""
+    offline = ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
+    page = repository / "dvc_plots" / "index.html"
+    browser = run(repository, CHROMIUM, *CHROMIUM_FLAGS, *offline, page.as_uri())
     # DVC's charts name version 5 of Vega-Lite and hold empty channels.
     known = ("WARN ", "The input spec uses Vega-Lite v5")
     console = re.findall(r'CONSOLE:\d+\] "(.*)", source:', browser.stderr)
-    assert [line for line in console if not line.startswith(known)] == []
+    return browser.stdout, [line for line in console if not line.startswith(known)]
+
+
+def marks_by_title(page: str) -> dict[str, int]:
+    """How many marks each of the charts in a drawn page holds."""
+    return {
+        title: chart.count('role="graphics-symbol"')
+        for chart in re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+        for title in CHARTS
+        if f"Title text '{title}'" in chart
+    }
