@@ -32,7 +32,7 @@ lint: setup
 	lint-imports
 
 test: lint
-	pytest
+	pytest --numprocesses auto --dist loadfile
 
 bench: setup  ## ours beside the usual ways, on this machine: ten minutes; writes docs/performance.md
 	python -m benchmarks

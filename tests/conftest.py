@@ -12,6 +12,9 @@ from ruamel.yaml import YAML
 
 from tools import scratch
 
+# One thread for each of the processes that `make test` runs side by side: more than cores wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Children to kill: forked from a process that has imported PyTorch already, so that each starts at once.
 FORK = multiprocessing.get_context("forkserver")
 os.environ["PYTHONPATH"] = str(scratch.ROOT)  # the server's children find the tests as this process does
@@ -94,7 +97,7 @@ def clone(tmp_path: Path) -> Clone:
     return Clone(tmp_path / "clone", tmp_path / "cache")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A tiny clone after `dvc repro`, its results committed; tests that share it must leave it so."""
     folder = tmp_path_factory.mktemp("finished")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from cifar_resnet.dataset import PreprocessConfig
+from cifar_resnet.duplicates import CompareConfig
 from cifar_resnet.evaluation import EvaluateConfig
 from cifar_resnet.run import TrainConfig
 from stages import command, files
@@ -25,6 +26,7 @@ CONFIGS: dict[str, Any] = {
     "fetch": FetchConfig,
     "preprocess": PreprocessConfig,
     "train": TrainConfig,
+    "compare": CompareConfig,
     "evaluate": EvaluateConfig,
 }
 

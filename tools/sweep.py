@@ -34,13 +34,13 @@ def dvc(*arguments: str) -> str:
     return done.stdout
 
 
-def settings(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield NAME=VALUE, as `dvc exp run --set-param` takes it, for each value of nested `changes`."""
+def settings(changes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield name and value, as `dvc exp run --set-param` takes them, for each value of nested `changes`."""
     for name, value in changes.items():
         if isinstance(value, Mapping):
             yield from settings(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}={json.dumps(value).strip(chr(34))}"
+            yield f"{prefix}{name}", json.dumps(value).strip('"')
 
 
 def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,8 +74,8 @@ def title(recipe: Path) -> str:
 def enqueue(recipe: Path, seed: int, test: bool) -> str:
     """Put a recipe with a seed into DVC's queue; return the experiment's name."""
     name = f"{title(recipe)}-{seed}"
-    values = [*settings(read_recipe(recipe)), f"train.seed={seed}"]
-    changes = [part for value in values for part in ("--set-param", value)]
+    values = [*settings(read_recipe(recipe)), ("train.seed", seed)]
+    changes = [f"--set-param={name}={value}" for name, value in values]
     target = "evaluate" if test else "train"
     dvc("exp", "run", "--queue", "--force", "--name", name, *changes, target)
     return name
