@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from tools import scratch
 
-# One thread for each of the processes that `make test` runs side by side: more than cores wait for each other.
+# One thread in each of the processes that `make test` runs side by side: more than cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Children to kill: forked from a process that has imported PyTorch already, so that each starts at once.

@@ -4,6 +4,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from tools.scratch import ROOT
 RESULTS = Path("results")
 DOCUMENT = ROOT / "docs" / "results.md"
 BLOCK = re.compile(r"<!-- results: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+BASES = {
+    "ablation": "all",
+    "short": "base",
+}  # folders of recipes, and what the others in it are compared with
+NOTHING = "Not measured yet.\n"
 HEADS = "| recipe | seeds | validation | test | test, with mirror images | training, minutes | hardware |"
 Sweep = dict[
     str, Any
@@ -73,31 +79,34 @@ def table(sweeps: dict[str, Sweep]) -> str:
 
 def full() -> str:
     """The table of the recipes at full size."""
-    paths = set((ROOT / RESULTS).glob("*.json")) - set((ROOT / RESULTS).glob("ablation-*.json"))
+    paths = {path for path in (ROOT / RESULTS).glob("*.json") if path.stem.split("-")[0] not in BASES}
     sweeps = {path.stem: read(path) for path in sorted(paths)}
-    return table(sweeps) if sweeps else "Not measured yet.\n"
+    return table(sweeps) if sweeps else NOTHING
 
 
-def ablation() -> str:
-    """The table of the recipes in ablation/: their validation accuracy beside that of all ingredients."""
-    paths = sorted((ROOT / RESULTS).glob("ablation-*.json"))
-    sweeps = {path.stem.removeprefix("ablation-"): read(path) for path in paths}
-    if not sweeps:
-        return "Not measured yet.\n"
+def beside(folder: str) -> str:
+    """The table of the recipes in a folder: their validation accuracies beside that of the folder's base."""
+    paths = (ROOT / RESULTS).glob(f"{folder}-*.json")
+    sweeps = {path.stem.removeprefix(f"{folder}-"): read(path) for path in paths}
+    if BASES[folder] not in sweeps:
+        return NOTHING
     accuracies = {name: values(sweep, "train", "val_accuracy") for name, sweep in sweeps.items()}
+    base = accuracies[BASES[folder]]
+    seeds = f"{len(base)} seed{'s' * (len(base) > 1)}"
     lines = [
-        f"{len(accuracies['tuned'])} seeds; {machine.line(sweeps['tuned']['hardware'])}.\n",
-        "| recipe | validation accuracy, % | against all ingredients, points |\n|---|---|---|",
+        f"{seeds}; {machine.line(sweeps[BASES[folder]]['hardware'])}.\n",
+        f"| recipe | validation | against `{BASES[folder]}`, points |\n|---|---|---|",
     ]
     for name in sorted(sweeps, key=lambda name: -statistics.fmean(accuracies[name])):
-        pairs = zip(accuracies[name], accuracies["tuned"], strict=True)
+        # The same seeds start from the same weights and see the same order: differences are per seed.
+        pairs = zip(accuracies[name], base, strict=True)
         difference, _, half = interval([100 * (one - other) for one, other in pairs])
-        against = "" if name == "tuned" else f"{difference:+.2f} ±{half:.2f}"
-        lines.append(f"| {name} | {percent(accuracies[name])} | {against} |")
+        against = f"{difference:+.2f}" + (f" ±{half:.2f}" if len(base) > 1 else "")
+        lines.append(f"| {name} | {percent(accuracies[name])} | {'' if name == BASES[folder] else against} |")
     return "\n".join(lines) + "\n"
 
 
-TABLES: dict[str, Callable[[], str]] = {"full": full, "ablation": ablation}
+TABLES: dict[str, Callable[[], str]] = {"full": full} | {name: partial(beside, name) for name in BASES}
 
 
 def rendered(document: str) -> str:
