@@ -20,7 +20,8 @@ from ruamel.yaml import YAML
 from tools import machine, results, scratch
 
 DONE, FAILED = "Success", "Failed"
-PATIENCE = 60  # times that the queue may be seen without a worker, about two minutes
+SECONDS = 5  # between looks at the queue: each takes the better part of a second of a core
+PATIENCE = 24  # looks at a queue without a worker, about two minutes
 RECIPES = Path("recipes")
 EPOCH = re.compile(r"^epoch .*  ([\d.]+) s  ", re.MULTILINE)  # as stages.progress prints it
 
@@ -86,7 +87,7 @@ def wait(names: set[str]) -> set[str]:
     ended: dict[str, str] = {}
     alone = 0
     while set(ended) != names:
-        time.sleep(1)
+        time.sleep(SECONDS)
         status = dvc("queue", "status")
         for words in map(str.split, status.splitlines()):
             for name in names.intersection(words) - set(ended):
