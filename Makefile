@@ -13,10 +13,10 @@ setup: .venv/ready  ## install everything into .venv
 	python -m tools.plots_page
 	touch $@
 
-demo: setup  ## the four stages on made-up data, in a scratch clone: about two minutes
+demo: setup  ## the six stages on made-up data, in a scratch clone: about two minutes
 	python -m tools.demo
 
-repro: setup  ## the four stages as params.yaml says
+repro: setup  ## the six stages as params.yaml says
 	dvc repro
 
 RECIPE ?= recipes/tuned.yaml

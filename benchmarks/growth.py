@@ -59,6 +59,7 @@ def stages() -> list[Row]:
             row: Row = {"images": f"{7_250 * factor:,} made-up"}
             for name in ("fetch", "preprocess", "evaluate"):
                 if name == "evaluate" and factor == 1:
+                    clone.stage("compare")
                     clone.stage("train")
                 row |= measured(clone, name)
             rows.append(row)

@@ -12,7 +12,7 @@ from benchmarks.report import Row, report
 from tests.conftest import Clone
 from tools import scratch
 
-STAGES = ("fetch", "preprocess", "train", "evaluate")
+STAGES = ("fetch", "preprocess", "compare", "train", "evaluate", "export")
 FIRST_STEP = """
 import sys, time
 from benchmarks.recipe import CONFIG, noise

@@ -30,13 +30,15 @@ RAW = Path("data/raw/cifar-10-batches-py")
 CHECKSUMS = RAW / "SHA256SUMS"
 CACHE = platformdirs.user_cache_path("cifar-resnet")
 MODEL = Path("models/resnet50.safetensors")
+ONNX = Path("models/resnet50.onnx")
+CARD = Path("models/README.md")
 DUPLICATES = Path("data/duplicates.csv")
 REMAKE = "`dvc repro --force {}` makes it anew"
 Config = TypeVar("Config", bound=BaseModel)
 
 
-def read_params(section: str, config_class: type[Config]) -> Config:
-    """Return one section of params.yaml. Raises ValueError that names each wrong entry and its mending."""
+def read_section(section: str) -> Any:
+    """Return one section of params.yaml as it stands there, for a stage that shows what another one used."""
     try:
         document = YAML(typ="safe").load(Path("params.yaml"))  # as DVC reads it: 1e-3 is a number
     except YAMLError as error:
@@ -44,8 +46,14 @@ def read_params(section: str, config_class: type[Config]) -> Config:
     sections = document if isinstance(document, dict) else {}
     if section not in sections:
         raise ValueError(f"params.yaml has no section {section!r}{_nearest(section, sections)}")
+    return sections[section]
+
+
+def read_params(section: str, config_class: type[Config]) -> Config:
+    """Return one section of params.yaml. Raises ValueError that names each wrong entry and its mending."""
+    values = read_section(section)
     try:
-        return config_class.model_validate_json(json.dumps(sections[section], default=str), strict=True)
+        return config_class.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         lines = [_describe(section, config_class, details) for details in error.errors()]
         raise ValueError("params.yaml: " + "; ".join(lines)) from None
@@ -88,6 +96,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256, the one that `sha256sum` prints."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_raw(contents: Mapping[str, bytes]) -> None:
     """Write the raw batch files."""
     for name, content in contents.items():
@@ -97,7 +111,7 @@ def write_raw(contents: Mapping[str, bytes]) -> None:
 def write_checksums() -> None:
     """Write the SHA-256 of every raw file, in the format of `sha256sum`."""
     paths = sorted(path for path in RAW.iterdir() if path != CHECKSUMS)
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in paths]
+    lines = [f"{sha256(path)}  {path.name}\n" for path in paths]
     write_bytes(CHECKSUMS, "".join(lines).encode())
 
 
@@ -114,6 +128,11 @@ def read_raw(name: str) -> bytes:
 def write_metrics(name: str, metrics: Mapping[str, Any]) -> None:
     """Write metrics/NAME.json."""
     write_bytes(Path(f"metrics/{name}.json"), (json.dumps(metrics, indent=2) + "\n").encode())
+
+
+def read_metrics(name: str) -> Any:
+    """Return metrics/NAME.json."""
+    return json.loads(Path(f"metrics/{name}.json").read_bytes())
 
 
 def write_table(name: str, rows: list[dict[str, Any]]) -> None:

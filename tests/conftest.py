@@ -1,4 +1,4 @@
-"""Scratch clones with parameters so small that the four stages take seconds."""
+"""Scratch clones with parameters so small that the six stages take seconds."""
 
 import multiprocessing
 import os

@@ -13,14 +13,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages import command, evaluate, fetch, files, preprocess, train
+from cifar_resnet import onnx_export
+from stages import command, compare, evaluate, export, fetch, files, preprocess, train
 from tests.conftest import Clone
 
 MAIN: dict[str, Callable[[], None]] = {
     "fetch": fetch.main,
     "preprocess": preprocess.main,
+    "compare": compare.main,
     "train": train.main,
     "evaluate": evaluate.main,
+    "export": export.main,
 }
 Told = Callable[[str], str]
 
@@ -59,6 +62,7 @@ def test_missing_files_name_themselves(clone: Clone, told: Told) -> None:
     assert "data/raw/cifar-10-batches-py/batches.meta" in told("preprocess")
     assert "data/tensors/train.safetensors" in told("train")
     assert "models/resnet50.safetensors" in told("evaluate")
+    assert "models/resnet50.safetensors" in told("export")
     (clone.folder / "params.yaml").unlink()
     assert "params.yaml" in told("fetch")
 
@@ -75,7 +79,15 @@ def test_damaged_raw_file(damage: str, clone: Clone, told: Told) -> None:
     assert "dvc repro --force fetch" in line
 
 
-@pytest.mark.parametrize(("stage", "file"), [("train", "data/tensors/val"), ("evaluate", "models/resnet50")])
+@pytest.mark.parametrize(
+    ("stage", "file"),
+    [
+        ("train", "data/tensors/val"),
+        ("evaluate", "models/resnet50"),
+        ("export", "models/resnet50"),
+        ("export", "data/tensors/test"),
+    ],
+)
 def test_damaged_tensors(stage: str, file: str, clone: Clone, told: Told) -> None:
     prepare("fetch", "preprocess", "train")
     path = clone.folder / f"{file}.safetensors"
@@ -160,12 +172,28 @@ def test_weights_of_other_classes(clone: Clone, told: Told) -> None:
     assert "was trained on" in told("evaluate")
 
 
+def test_export_before_evaluate(told: Told) -> None:
+    prepare("fetch", "preprocess", "train")
+    assert "metrics/test.json" in told("export")
+
+
+def test_an_onnx_file_that_computes_something_else(
+    clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare("fetch", "preprocess", "compare", "train", "evaluate")
+    predict = onnx_export.predict_onnx
+    monkeypatch.setattr(onnx_export, "predict_onnx", lambda *given: predict(*given) * 1.01)
+    assert re.search(r"disagree: logits differ by .* is allowed.*the same for 100.00%", told("export"))
+    assert not (clone.folder / files.ONNX).exists()
+    assert not (clone.folder / files.CARD).exists()
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-@pytest.mark.parametrize("stage", ["fetch", "preprocess", "train", "evaluate"])
+@pytest.mark.parametrize("stage", MAIN)
 def test_full_or_read_only_disk(
     stage: str, code: int, clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch, finished: Clone
 ) -> None:
-    for folder in ("data", "models", "plots"):
+    for folder in ("data", "models", "metrics", "plots"):
         if stage != "fetch":
             (clone.folder / folder).symlink_to(finished.folder / folder)
 
@@ -305,4 +333,4 @@ def test_usage_does_not_wait_for_pytorch(stage: str, clone: Clone) -> None:
     usage, _, modules = clone.run("python", "-c", program).strip().rpartition("\n")
     assert "Settings are in params.yaml." in usage
     assert "argparse" in modules.split()
-    assert not {"torch", "matplotlib", "safetensors"} & set(modules.split())
+    assert not {"torch", "matplotlib", "safetensors", "onnx", "huggingface_hub"} & set(modules.split())

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from cifar_resnet.dataset import PreprocessConfig
 from cifar_resnet.duplicates import CompareConfig
 from cifar_resnet.evaluation import EvaluateConfig
+from cifar_resnet.onnx_export import ExportConfig
 from cifar_resnet.run import TrainConfig
 from stages import command, files
 from stages.fetch import FetchConfig
@@ -28,6 +29,7 @@ CONFIGS: dict[str, Any] = {
     "train": TrainConfig,
     "compare": CompareConfig,
     "evaluate": EvaluateConfig,
+    "export": ExportConfig,
 }
 
 
@@ -70,6 +72,26 @@ def test_the_committed_params_are_the_reference_recipe() -> None:
     assert files.read_params("preprocess", PreprocessConfig).validation_images == 5000
     assert files.read_params("fetch", FetchConfig).dataset == "cifar10"
     assert files.read_params("evaluate", EvaluateConfig)
+    assert files.read_params("export", ExportConfig).images == 1000
+
+
+def test_a_section_is_read_as_it_stands() -> None:
+    write_params("train: {optimizer: {lr: 1e-3}, anything: [1, two]}")
+    assert files.read_section("train") == {"optimizer": {"lr": 0.001}, "anything": [1, "two"]}
+    with pytest.raises(ValueError, match="no section 'trains'; did you mean 'train'"):
+        files.read_section("trains")
+
+
+def test_metrics_are_read_as_they_were_written() -> None:
+    metrics = {"accuracy": 0.1, "classes": ["a"], "images": 3}
+    files.write_metrics("test", metrics)
+    assert files.read_metrics("test") == metrics
+
+
+def test_sha256_is_the_one_of_sha256sum() -> None:
+    Path("file").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    assert files.sha256(Path("file")) == digest
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", ".001"])

@@ -24,6 +24,11 @@ def test_repro_leaves_the_declared_results(finished: Clone) -> None:
     assert train["best_epoch"] == int(best["epoch"])
     assert train["val_accuracy"] == float(best["val_accuracy"])
     assert train["stopped"] == "epoch budget spent"
+    export = json.loads(finished.read("metrics/export.json"))
+    assert export["images"] == 100
+    assert export["top1_agreement"] == 1
+    assert export["max_abs_logit_difference"] < 1e-3
+    assert export["bytes"] == len(finished.read("models/resnet50.onnx"))
     data = json.loads(finished.read("metrics/data.json"))
     assert data["images"] == {"train": 400, "val": 100, "test": 100}
     assert data["images_per_class"]["val"] == [10] * 10
@@ -45,7 +50,7 @@ def test_a_second_repro_runs_nothing(finished: Clone) -> None:
 
 def test_a_forced_repro_gives_the_same_bytes(finished: Clone) -> None:
     printed = finished.dvc("repro", "--force")
-    assert printed.count("Running stage") == 5
+    assert printed.count("Running stage") == 6
     assert scratch.git(finished.folder, "status", "--porcelain") == ""  # dvc.lock, metrics and plots included
 
 
@@ -53,6 +58,7 @@ def test_declared_outputs_hold_no_path_and_no_host(finished: Clone) -> None:
     for path in [
         *finished.folder.glob("metrics/*"),
         *finished.folder.glob("plots/*"),
+        *finished.folder.glob("models/*"),
         finished.folder / "dvc.lock",
     ]:
         assert str(finished.folder).encode() not in path.read_bytes(), path
@@ -63,7 +69,7 @@ def test_change_a_number_and_compare(finished: Clone) -> None:
     try:
         assert "train.optimizer.lr" in finished.dvc("params", "diff")
         printed = finished.dvc("repro")
-        assert printed.count("Running stage") == 2  # train and evaluate, not the data
+        assert printed.count("Running stage") == 3  # train, evaluate and export, not the data
         assert "val_accuracy" in finished.dvc("metrics", "diff", "--all")
         finished.dvc("plots", "diff", "HEAD")
         page = finished.read("dvc_plots/index.html").decode()
@@ -73,6 +79,20 @@ def test_change_a_number_and_compare(finished: Clone) -> None:
         scratch.git(finished.folder, "checkout", "--", ".")
         finished.dvc("checkout")
     assert json.loads(finished.dvc("status", "--json")) == {}
+
+
+def test_the_model_card_follows_the_metrics(finished: Clone) -> None:
+    test = json.loads(finished.read("metrics/test.json"))
+    card = finished.read("models/README.md").decode()
+    assert f"value: {test['accuracy']}\n" in card
+    assert "mirror images" not in card
+    finished.change({"evaluate": {"flip": True}})
+    try:
+        assert finished.dvc("repro").count("Running stage") == 2  # evaluate and export
+        assert "mirror images" in finished.read("models/README.md").decode()
+    finally:
+        scratch.git(finished.folder, "checkout", "--", ".")
+        finished.dvc("checkout")
 
 
 def test_experiments_run_queue_and_show(finished: Clone) -> None:
@@ -90,11 +110,14 @@ def test_experiments_run_queue_and_show(finished: Clone) -> None:
 
 
 def test_stages_run_without_dvc_and_give_the_same_bytes(finished: Clone, clone: Clone) -> None:
-    for stage in ("fetch", "preprocess", "compare", "train", "evaluate"):
+    for stage in ("fetch", "preprocess", "compare", "train", "evaluate", "export"):
         clone.stage(stage)
     for path in (
         "models/resnet50.safetensors",
+        "models/resnet50.onnx",
+        "models/README.md",
         "metrics/test.json",
+        "metrics/export.json",
         "plots/history.csv",
         "plots/mistakes.png",
         "plots/duplicates.png",

@@ -1,4 +1,4 @@
-"""Run the four stages on made-up data in the scratch clone .demo, and show what came out."""
+"""Run the six stages on made-up data in the scratch clone .demo, and show what came out."""
 
 import json
 import subprocess
