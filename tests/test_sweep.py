@@ -92,6 +92,12 @@ def test_a_recipe_runs_with_its_seeds_and_leaves_the_workspace_alone(clone: Clon
         assert "train.schedule.shape" in params
         assert "cosine" in params
     assert scratch.git(clone.folder, "status", "--porcelain").split() == ["??", "results/new.json"]
+    # Another one under the same names waits for its own runs, which are in DVC's cache.
+    clone.run("python", "-m", "tools.sweep", "recipes/new.yaml", "--seeds", "2", "--test")
+    for name, again in json.loads(clone.read("results/new.json"))["runs"].items():
+        assert again["train"].pop("minutes") is None
+        assert again["train"] == {key: runs[name]["train"][key] for key in again["train"]}
+        assert again["test"] == runs[name]["test"]
     clone.dvc("exp", "apply", "new-1")
     clone.stage("train")  # alone, it gives the same bits
     clone.stage("evaluate")

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from tools import machine, results, scratch
 
-DONE, FAILED = "Success", "Failed"
+RUNNING, DONE, FAILED = "Running", "Success", "Failed"
 SECONDS = 5  # between looks at the queue: each takes the better part of a second of a core
 PATIENCE = 24  # looks at a queue without a worker, about two minutes
 RECIPES = Path("recipes")
@@ -75,6 +75,11 @@ def title(recipe: Path) -> str:
 def enqueue(recipe: Path, seed: int, test: bool) -> str:
     """Put a recipe with a seed into DVC's queue; return the experiment's name."""
     name = f"{title(recipe)}-{seed}"
+    for words in map(str.split, dvc("queue", "status").splitlines()):
+        if name in words and words[-1] == RUNNING:
+            sys.exit(f"error: {name} is running; `dvc queue kill --force {name}` ends it, dead or alive")
+        if name in words:
+            dvc("queue", "remove", name)  # of an earlier sweep, whose end is not this one's
     values = [*settings(read_recipe(recipe)), ("train.seed", seed)]
     changes = [f"--set-param={name}={value}" for name, value in values]
     target = "evaluate" if test else "train"
