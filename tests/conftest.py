@@ -1,5 +1,6 @@
 """Scratch clones with parameters so small that the six stages take seconds."""
 
+import copy
 import multiprocessing
 import os
 import subprocess
@@ -44,6 +45,12 @@ class Clone:
         scratch.clone(folder, TINY)
         self.change(changes or {})
         scratch.commit(folder, "start")
+
+    def inside(self, folder: str) -> "Clone":
+        """Return a clone that lies in this one."""
+        other = copy.copy(self)
+        other.folder = self.folder / folder
+        return other
 
     def change(self, changes: dict[str, Any]) -> None:
         """Edit params.yaml."""

@@ -1,14 +1,30 @@
-"""`make demo`."""
+"""`make demo`, and the tour that begins with it."""
 
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cifar_resnet import synthetic
 from tests.conftest import Clone
 from tools import scratch
+
+TOUR = scratch.ROOT / "docs/tour.md"
+NUMBER = re.compile(r"-?\d[\d.,]*(e-\d+)?%?")
+CLASS = re.compile("|".join(synthetic.SHAPES))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, str]:
+    """A clone with the committed params in which `make demo` has run, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    clone = Clone(folder / "clone", folder / "cache")
+    shutil.copy(scratch.ROOT / "params.yaml", clone.folder)
+    scratch.commit(clone.folder, "the committed params")
+    return clone, clone.run("python", "-m", "tools.demo")
 
 
 def test_a_recipe_cannot_name_what_params_lack() -> None:
@@ -17,10 +33,8 @@ def test_a_recipe_cannot_name_what_params_lack() -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_learns_leaves_the_workspace_alone_and_does_nothing_twice(clone: Clone) -> None:
-    shutil.copy(scratch.ROOT / "params.yaml", clone.folder)
-    scratch.commit(clone.folder, "the committed params")
-    first = clone.run("python", "-m", "tools.demo", OMP_NUM_THREADS="2")
+def test_the_demo_learns_leaves_the_workspace_alone_and_does_nothing_twice(demo: tuple[Clone, str]) -> None:
+    clone, first = demo
     test = json.loads(clone.read(".demo/metrics/test.json"))
     assert test["accuracy"] >= 0.9
     assert first.count("Running stage") == 6
@@ -28,6 +42,43 @@ def test_the_demo_learns_leaves_the_workspace_alone_and_does_nothing_twice(clone
     assert page
     assert Path(page[1]).stat().st_size > 100_000
     assert scratch.git(clone.folder, "status", "--porcelain") == ""
-    second = clone.run("python", "-m", "tools.demo", OMP_NUM_THREADS="2")
+    second = clone.run("python", "-m", "tools.demo")
     assert second.count("didn't change, skipping") == 6
     assert second[second.index("The kept epoch") :] == first[first.index("The kept epoch") :]
+
+
+def told(line: str) -> str:
+    """A line without what another machine may print otherwise: numbers, classes, widths, paths."""
+    line = re.sub(r"file://\S*/dvc_plots", "file:///.../dvc_plots", line)
+    return " ".join(CLASS.sub("CLASS", NUMBER.sub("N", line)).split())
+
+
+def commands(document: str) -> Iterator[tuple[str, list[str]]]:
+    """Every command of a document's console blocks with the lines that it is said to print."""
+    for block in re.findall(r"```console\n(.*?)```", document, re.DOTALL):
+        for step in block.removeprefix("$ ").split("\n$ "):
+            command, *lines = step.splitlines()
+            yield command, lines
+
+
+@pytest.mark.slow
+def test_the_tour_prints_what_it_says(demo: tuple[Clone, str]) -> None:
+    clone, printed = demo
+    clone = clone.inside(".demo")
+    played = 0
+    for command, lines in commands(TOUR.read_text()):
+        if command.startswith(("make setup", "source ", "cd ")):
+            assert not lines
+            continue
+        output = printed if command == "make demo" else clone.run("bash", "-c", command)
+        found = iter([told(line) for line in output.splitlines() if line.strip()])
+        gap = False
+        for line in map(told, lines):
+            if line == "...":
+                gap = True
+                continue
+            following = next((other for other in found if not gap or other == line), None)
+            assert following == line, f"{command}: {line!r} is not what comes:\n{output}"
+            gap = False
+        played += 1
+    assert played > 10

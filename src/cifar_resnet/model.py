@@ -118,9 +118,8 @@ def restore_model(config: ModelConfig, classes: int, weights: dict[str, Tensor])
     """Return the network with these weights, on the CPU. Raises ValueError when they do not fit it."""
     with torch.device("meta"):
         model = ResNet(config, classes)
-    model.to_empty(device="cpu")
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         network = f"a network of width {config.width} and blocks {config.blocks}"
