@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools import results
+from tools import results, scratch
 
 HARDWARE = {"device": "cpu x86_64", "processor": "P", "torch": "2", "python": "3"}
 
@@ -31,6 +31,11 @@ def test_the_interval_is_students() -> None:
 def test_the_results_page_is_made_of_the_runs() -> None:
     document = results.DOCUMENT.read_text()
     assert results.rendered(document) == document, "run `python -m tools.results`"
+
+
+def test_the_readme_has_the_number_of_near_duplicates() -> None:
+    found = json.loads((scratch.ROOT / "metrics/duplicates.json").read_text())["near_duplicates"]
+    assert f"({found} of CIFAR-10's 10,000)" in (scratch.ROOT / "README.md").read_text()
 
 
 def test_full_runs_and_ablation_are_in_their_own_tables(

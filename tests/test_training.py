@@ -283,17 +283,21 @@ def test_loss_and_gradient_of_a_step_are_those_of_a_plain_one_in_float64(
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch() -> None:
-    settings, weights = config(epochs=5, optimizer=SETTINGS["optimizer"] | {"lr": 0.05}), {}
-    state = new_state(settings, 3, torch.device("cpu"))
-    for _, record in fit(state, settings, TRAIN, VAL, torch.float32):
-        if record:
-            weights[record["epoch"]] = {name: t.clone() for name, t in state.model.state_dict().items()}
-    accuracies = [record["val_accuracy"] for record in state.history]
-    best = 1 + int(np.argmax(accuracies))  # the first of equals
-    assert summary(state, settings)["best_epoch"] == best
-    assert best < 5, "choose settings whose last epoch is not the best one"
-    for name, tensor in state.best_weights.items():
-        assert torch.equal(tensor, weights[best][name]), name
+    best = []
+    for seed in range(4):
+        settings = config(seed=seed, epochs=6, optimizer=SETTINGS["optimizer"] | {"lr": 0.2})
+        state = new_state(settings, 3, torch.device("cpu"))
+        weights: dict[float, dict[str, Tensor]] = {}
+        for _, record in fit(state, settings, TRAIN, VAL, torch.float32):
+            if record:
+                weights[record["epoch"]] = {name: t.clone() for name, t in state.model.state_dict().items()}
+        best.append(
+            1 + int(np.argmax([record["val_accuracy"] for record in state.history]))
+        )  # first of equals
+        assert summary(state, settings)["best_epoch"] == best[-1]
+        for name, tensor in state.best_weights.items():
+            assert torch.equal(tensor, weights[best[-1]][name]), name
+    assert min(best) < 6, "choose settings whose last epoch is not always the best one"
 
 
 def record(epoch: int, val_accuracy: float) -> Record:

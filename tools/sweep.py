@@ -80,10 +80,12 @@ def enqueue(recipe: Path, seed: int, test: bool) -> str:
             sys.exit(f"error: {name} is running; `dvc queue kill --force {name}` ends it, dead or alive")
         if name in words:
             dvc("queue", "remove", name)  # of an earlier sweep, whose end is not this one's
+    if name in dvc("exp", "list", "--name-only").split():
+        dvc("exp", "remove", name)
     values = [*settings(read_recipe(recipe)), ("train.seed", seed)]
     changes = [f"--set-param={name}={value}" for name, value in values]
-    target = "evaluate" if test else "train"
-    dvc("exp", "run", "--queue", "--force", "--name", name, *changes, target)
+    targets = [] if test else ["train"]
+    dvc("exp", "run", "--queue", "--name", name, *changes, *targets)
     return name
 
 
