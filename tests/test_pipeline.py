@@ -39,6 +39,9 @@ def test_repro_leaves_the_declared_results(finished: Clone) -> None:
     losses = [float(row["loss"]) for row in predictions]
     assert losses == sorted(losses, reverse=True)
     assert sum(losses) / 100 == pytest.approx(test["loss"], abs=1e-5)
+    bins = list(csv.DictReader(finished.read("plots/reliability.csv").decode().splitlines()))
+    gaps = [int(row["images"]) * abs(float(row["accuracy"]) - float(row["confidence"])) for row in bins]
+    assert sum(gaps) / 100 == pytest.approx(test["expected_calibration_error"])
 
 
 def test_a_second_repro_runs_nothing(finished: Clone) -> None:

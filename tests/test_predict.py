@@ -21,6 +21,7 @@ from torchvision.transforms import functional
 from cifar_resnet import explanation, pictures, predict, tensorfile
 from cifar_resnet.inference import NormalizationConfig, build_normalization
 from cifar_resnet.model import ModelConfig, ResNet, build_model
+from stages import files
 from tools.scratch import ROOT
 
 CPU = torch.device("cpu")
@@ -433,3 +434,7 @@ assert "torch" in sys.modules and not {{"captum", "matplotlib"}} & set(sys.modul
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment(), text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_default_model_is_the_one_that_train_writes() -> None:
+    assert predict.MODEL == files.MODEL
