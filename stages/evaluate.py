@@ -11,11 +11,11 @@ def main() -> None:
 
     from cifar_resnet import device, evaluation, figures, inference
     from cifar_resnet.classifier import read_classifier
-    from stages import files
+    from stages import files, gpus
 
     config = files.read_params("evaluate", evaluation.EvaluateConfig)
     device.make_deterministic(True)
-    target = device.select_device(config.device)
+    target = gpus.take(config.device)
     dtype = device.autocast_dtype(config.precision, target)
     with files.naming_remedy("train"):
         model, normalization, class_names = read_classifier(files.MODEL, target)

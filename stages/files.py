@@ -68,8 +68,9 @@ def _describe(section: str, config_class: type[BaseModel], details: Any) -> str:
     *parents, name = details["loc"] or (section,)
     path = ".".join(map(str, (section, *details["loc"])))
     if details["type"] != "extra_forbidden":
-        found = "" if details["type"] == "missing" else f" (it is {details['input']!r})"
-        return f"{path}: {details['msg'][:1].lower()}{details['msg'][1:]}{found}"
+        found = "" if isinstance(details["input"], dict) else f" (it is {details['input']!r})"
+        message = details["msg"].removeprefix("Value error, ")
+        return f"{path}: {message[:1].lower()}{message[1:]}{found}"
     for parent in parents:
         config_class = config_class.model_fields[parent].annotation  # type: ignore[assignment]
     fields = list(config_class.model_fields)

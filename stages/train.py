@@ -1,25 +1,25 @@
 """Train the network, keep its best epoch on the validation images, and go on where a stopped run was."""
 
-import time
-
 from stages import command
-
-SAVE_SECONDS = 300  # between saves inside a long epoch: the most work that a kill can cost
 
 
 def main() -> None:
     # Here, not above, so that `--help` does not wait for PyTorch.
     from cifar_resnet import checkpoint, device, run, training
     from cifar_resnet.dataset import Images, concatenate
-    from stages import files
+    from stages import files, gpus, launch
+    from stages.command import StopRequest
     from stages.compilation import keep_code, use_compile
     from stages.progress import Progress
-    from stages.resume import restore, resume_folder
+    from stages.resume import Keeper, hold, restore, resume_folder
 
     config = files.read_params("train", run.TrainConfig)
+    if launch.is_launcher(config.processes):
+        launch.start(config.processes, config.device)
+        return
     keep_code()
     device.make_deterministic(config.deterministic)
-    target = device.select_device(config.device)
+    target = gpus.take(config.device)
     dtype = device.autocast_dtype(config.precision, target)
     train_tensors, about = files.read_tensors(files.tensors_path("train"))
     val_tensors, val_about = files.read_tensors(files.tensors_path("val"))
@@ -27,23 +27,23 @@ def main() -> None:
     train = concatenate([train, val]) if config.all_images else train
     compiled = use_compile(config.compile, target)
     folder = resume_folder(config, [about["sha256"], val_about["sha256"]], target, compiled)
-    with checkpoint.hold(folder), command.StopRequest() as stop:
-        with device.naming_memory("train", config.batch_size), checkpoint.Saver(folder) as saver:
+    with launch.join(config.processes, target) as world, hold(folder, world), StopRequest(world) as stop:
+        with device.naming_memory("train", config.batch_size), Keeper(folder) as keeper:
             state = run.new_state(config, len(about["classes"]), target)
-            restore(state, folder)
-            loop = training.fit(state, config, train.to(target), val.to(target), dtype, compiled)
-            saved_at = time.monotonic()
+            restore(state, folder, world)
+            loop = training.fit(state, config, train.to(target), val.to(target), dtype, compiled, world)
+            if world.rank:  # the first process alone saves, shows and writes
+                stop.follow(loop)
+                return
             with Progress(state, config, len(train.labels)) as progress:
                 for _, record in loop:
                     progress.update(state, record)
                     if record:
                         files.write_table("history", state.history)
-                    due = record or time.monotonic() > saved_at + SAVE_SECONDS
-                    if stop.signal or (due and saver.idle()):
-                        saver.save(state.state_dict())
-                        saved_at = time.monotonic()
-                    if stop.signal:
-                        raise SystemExit(128 + stop.signal)
+                    ending = stop.signal()
+                    keeper.keep(state, bool(record), bool(ending))
+                    if ending:
+                        raise SystemExit(128 + ending)
         if files.read_params("train", run.TrainConfig) != config:
             raise ValueError(
                 "params.yaml's train section was changed while training ran, so the result is not of what it"

@@ -38,7 +38,7 @@ def train(
     """
     import torch
 
-    from stages import command, progress
+    from stages import command, progress, resume
     from stages import train as stage
 
     os.chdir(folder)
@@ -48,7 +48,7 @@ def train(
     torch.set_num_threads(1)
     files.CACHE = cache
     if save_every_step:
-        stage.SAVE_SECONDS = 0
+        resume.SAVE_SECONDS = 0
     if die_in:
         name, last = die_in
         owner = {"fsync": os, "replace": Path, "_sync": checkpoint}[name]

@@ -17,7 +17,7 @@ from cifar_resnet.inference import build_normalization, predict_all
 from cifar_resnet.model import restore_model
 from cifar_resnet.randomness import generator
 from cifar_resnet.run import Record, TrainConfig, TrainState, new_state, stop_reason, summary
-from cifar_resnet.training import fit, train_loss
+from cifar_resnet.training import TrainLoss, fit
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SETTINGS: dict[str, Any] = {
@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 16,
     "patience": 10,
     "device": "auto",
+    "processes": 1,
     "precision": "float32",
     "deterministic": True,
     "compile": False,
@@ -271,8 +272,10 @@ def test_loss_and_gradient_of_a_step_are_those_of_a_plain_one_in_float64(
     expected.backward()
 
     model = new_state(settings, 3, target).model.train()
-    step = torch.compile(train_loss, dynamic=False) if compiled else train_loss
-    loss, totals = step(model, images, draws.to(target), None, settings, normalization, dtype)
+    step = TrainLoss(model, settings, normalization, dtype)
+    if compiled:
+        step.compile(dynamic=False)
+    loss, totals = step(images, draws.to(target), None)
     loss.backward()
     assert totals[0] == loss.detach()
     assert {b.dtype for name, b in model.named_buffers() if "running" in name} == {torch.float32}

@@ -40,7 +40,7 @@ class Draws(NamedTuple):
         """Return the same draws on `device`."""
         return Draws(*(t.to(device, non_blocking=True) for t in self))
 
-    def rows(self, index: slice | Tensor) -> "Draws":
+    def rows(self, index: int | slice | Tensor) -> "Draws":
         """Return the draws of some of the images."""
         return Draws(*(t[index] for t in self))
 

@@ -40,7 +40,7 @@ class Mixing(NamedTuple):
         """Return the same draws on `device`."""
         return Mixing(*(t.to(device, non_blocking=True) for t in self))
 
-    def rows(self, index: slice) -> "Mixing":
+    def rows(self, index: int | Tensor) -> "Mixing":
         """Return the draws of some of the images."""
         return Mixing(*(t[index] for t in self))
 
@@ -64,23 +64,27 @@ def draw_mixing(
 
 
 def mix(images: Tensor, mixing: Mixing) -> Tensor:
-    """Return each image mixed with the one before it in the batch. `images`: (N, C, S, S) floating point."""
+    """Return each image but the first mixed with the one before it: (N, C, S, S).
+
+    `images`: (N + 1, C, S, S), the first being the neighbour of the second alone; `mixing`: of the N others.
+    """
     pixel = torch.arange(images.shape[-1], dtype=torch.int32, device=images.device)
     top, bottom, left, right = mixing.box.T[:, :, None]
     rows = ((pixel >= top) & (pixel < bottom))[:, None, :, None]
     columns = ((pixel >= left) & (pixel < right))[:, None, None, :]
     own = mixing.blend.view(-1, 1, 1, 1) * ~(rows & columns)
-    mixed: Tensor = images * own + images.roll(1, 0) * (1 - own)
+    mixed: Tensor = images[1:] * own + images[:-1] * (1 - own)
     return mixed
 
 
 def mixed_cross_entropy(logits: Tensor, labels: Tensor, share: Tensor, label_smoothing: float) -> Tensor:
     """Return the mean cross-entropy with both labels of mixed images, weighted by their shares.
 
-    `logits`: (N, classes) float32, `labels`: (N,) int64, `share`: (N,) as in `Mixing`.
+    `logits`: (N, classes) float32; `labels`: (N + 1,) int64, the first one being the neighbour's of the
+    first image; `share`: (N,) as in `Mixing`.
     """
     own, neighbours = (
         cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
-        for target in (labels, labels.roll(1))
+        for target in (labels[1:], labels[:-1])
     )
     return (share * own + (1 - share) * neighbours).mean()

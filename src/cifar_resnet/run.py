@@ -4,15 +4,16 @@ import copy
 import math
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.optim import AdamW
 
 from cifar_resnet.augmentation import AugmentationConfig
 from cifar_resnet.device import Compile, Device, Precision
+from cifar_resnet.distributed import synchronize
 from cifar_resnet.inference import NormalizationConfig
 from cifar_resnet.mixing import MixingConfig
 from cifar_resnet.model import ModelConfig, ResNet, build_model
@@ -26,9 +27,10 @@ Record = dict[str, float]  # one row of the history
 class TrainConfig(BaseModel):
     """The hyperparameters of a run. `patience`: epochs without a better validation accuracy.
 
-    `label_smoothing`: Szegedy et al. 2015, https://arxiv.org/abs/1512.00567, section 7. `ema_decay`: of the
-    moving average of the weights and of the batch norms' statistics, which is then validated and kept
-    instead of them; 0 is none. `all_images`: train on the validation images too and keep the last epoch.
+    `processes`: how many share each batch. `label_smoothing`: Szegedy et al. 2015,
+    https://arxiv.org/abs/1512.00567, section 7. `ema_decay`: of the moving average of the weights and of the
+    batch norms' statistics, which is then validated and kept instead of them; 0 is none. `all_images`: train
+    on the validation images too and keep the last epoch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,6 +40,7 @@ class TrainConfig(BaseModel):
     batch_size: int = Field(ge=1)
     patience: int = Field(ge=1)
     device: Device
+    processes: int = Field(ge=1)
     precision: Precision
     deterministic: bool
     compile: Compile
@@ -51,6 +54,12 @@ class TrainConfig(BaseModel):
     augmentation: AugmentationConfig
     mixing: MixingConfig
     normalization: NormalizationConfig
+
+    @model_validator(mode="after")
+    def _equal_shares(self) -> Self:
+        if self.batch_size % self.processes:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of processes {self.processes}")
+        return self
 
 
 @dataclass
@@ -108,6 +117,8 @@ def new_state(config: TrainConfig, classes: int, device: torch.device) -> TrainS
     """Return the state before the first step."""
     initialization = generator(config.seed, "initialization")
     model = build_model(config.model, classes, initialization, config.zero_gamma).to(device)
+    if config.processes > 1:
+        synchronize(model)
     optimizer = build_optimizer(model, config.optimizer)
     average = copy.deepcopy(model) if config.ema_decay else None
     return TrainState(model, optimizer, average, totals=torch.zeros(2, device=device))

@@ -1,0 +1,188 @@
+"""Several processes that train one network: each takes its share of every global batch.
+
+Batch size, learning rate, order of the images and their augmentation mean the same whatever the number of
+processes: gradients and the statistics of batch norms are those of the global batch. So results differ by
+rounding alone, and not at all between two runs with the same number.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm, pad
+from torch.nn.parallel import DistributedDataParallel
+
+Value = TypeVar("Value")
+
+
+class PeerLostError(RuntimeError):
+    """Another process of the run is gone, so this one cannot go on."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, `size` of them, this one being number `rank`. By default this one alone."""
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, steps: int, batch_size: int, before: bool = False) -> Tensor:
+        """Return where this process's images are in an epoch's order: (steps, batch_size / size) int64.
+
+        `before`: with a first column for the image before its first one in the global batch, in a circle.
+        """
+        batches = torch.arange(steps * batch_size).view(steps, batch_size)
+        count = batch_size // self.size
+        first = self.rank * count
+        own = batches[:, first : first + count]
+        return torch.cat([batches[:, [first - 1]], own], 1) if before else own
+
+    def part(self, batch: Tensor) -> Tensor:
+        """Return this process's part of a batch of any size; the parts together are the batch."""
+        return batch.tensor_split(self.size)[self.rank]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add up `values` over the processes, in place; they are the same everywhere then, to the bit."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def highest(self, number: int) -> int:
+        """Return the highest `number` of any process. Waits for the processes, but not for their GPUs."""
+        if self.size == 1:
+            return number
+        numbers = torch.tensor(number)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return int(numbers)
+
+    def broadcast(self, value: Value) -> Value:
+        """Return what process 0 has; tensors in it lie on the CPU."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, device=torch.device("cpu"))
+        return values[0]
+
+
+ALONE = World()
+
+
+@contextmanager
+def join(processes: int, device: torch.device) -> Iterator[World]:
+    """Meet the other processes that torchrun started, through NCCL for tensors on a GPU, else through Gloo.
+
+    Raises PeerLostError when another process ends early.
+    """
+    if processes == 1:
+        yield ALONE
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        # Gloo has no class of its own for it.
+        if isinstance(error, dist.DistBackendError) or "gloo" in str(error):
+            raise PeerLostError(str(error)) from error
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+class _GlobalBatchNorm(torch.autograd.Function):
+    """Batch norm by the statistics of all processes, each of which has an equal share of the batch.
+
+    The arithmetic on images is that of PyTorch's own kernels; see Ioffe and Szegedy 2015,
+    https://arxiv.org/abs/1502.03167, section 3 for the gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the normalized images, their mean and their variance."""
+        rank, size = dist.get_rank(), dist.get_world_size()
+        unused = torch.zeros_like(weight)
+        own = torch.stack(torch.batch_norm_update_stats(x, unused, unused, 0.0))
+        # Zeros but for its own: the sum is a table of all, exact whatever the order of adding.
+        table = pad(own[:, None], (0, 0, rank, size - 1 - rank))
+        dist.all_reduce(table)
+        means, variances = table
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
+        ctx.mark_non_differentiable(mean, variance)
+        return batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Return the gradients of the sum of all processes' losses, through this process's images."""
+        x, weight, mean, inverse = ctx.saved_tensors
+        # As if this process's images were the whole batch: the mean gradients are those of its share ...
+        for_x, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], x, weight, None, None, mean, inverse, True, 0.0, [True, True, True]
+        )
+        own = torch.stack([for_weight, for_bias]) / (x.numel() // x.shape[1])
+        everyones = own / dist.get_world_size()
+        dist.all_reduce(everyones)
+        # ... and then what those of the whole batch change.
+        slope, offset = (own - everyones) * weight * inverse
+        slope = slope * inverse
+        offset = offset - slope * mean
+        for_x = torch.addcmul(for_x, x, slope.to(x.dtype)[:, None, None])
+        return for_x + offset.to(x.dtype)[:, None, None], for_weight, for_bias, None
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm by the statistics of the global batch.
+
+    `nn.SyncBatchNorm`, which does the same, does not work on the CPU.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same."""
+        if not self.training:
+            return super().forward(x)
+        normalized: Tensor
+        normalized, mean, variance = _GlobalBatchNorm.apply(x, self.weight, self.bias, self.eps)
+        with torch.no_grad():
+            count = dist.get_world_size() * x.numel() // x.shape[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        return normalized
+
+
+def synchronize(model: nn.Module) -> None:
+    """Let the batch norms of `model` take their statistics from the global batch."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm2d
+
+
+def replicate(module: nn.Module, *inputs: Any) -> DistributedDataParallel:
+    """Return `module`, whose first output is a loss, such that a backward pass leaves the mean gradients.
+
+    `inputs` are for one forward and backward pass that leaves no trace: only after it does PyTorch settle the
+    order in which it adds gradients up, and a resumed run has to add in the order of an unbroken one.
+    """
+    # The later name in PyTorch 2.15. Buffers are equal without it.
+    known = signature(DistributedDataParallel).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    settings: dict[str, Any] = {sync: False}
+    replicated = DistributedDataParallel(module, **settings)
+    buffers = [buffer.clone() for buffer in module.buffers()]
+    replicated(*inputs)[0].backward()
+    replicated.zero_grad()
+    for buffer, before in zip(module.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    return replicated
