@@ -21,9 +21,10 @@ repro: setup  ## the six stages as params.yaml says
 
 RECIPE ?= recipes/tuned.yaml
 SEEDS ?= 5
+JOBS ?= 1
 
 sweep: setup  ## a recipe with several seeds, through DVC's queue, with the test accuracies
-	python -m tools.sweep $(RECIPE) --seeds $(SEEDS) --test
+	python -m tools.sweep $(RECIPE) --seeds $(SEEDS) --jobs $(JOBS) --test
 
 lint: setup
 	ruff check .

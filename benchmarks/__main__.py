@@ -6,7 +6,7 @@ import sys
 
 from benchmarks import tables
 
-NAMES = ("augmentation", "training_step", "roofline", "profile", "growth", "saving", "start_up")
+NAMES = ("augmentation", "training_step", "roofline", "profile", "growth", "scaling", "saving", "start_up")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)

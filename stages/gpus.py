@@ -11,7 +11,7 @@ from cifar_resnet import device
 from stages import files
 
 SHARE = "CIFAR_RESNET_SHARE_GPUS"  # set to anything, it turns this off
-SECONDS = 1  # between looks for a free one
+SECONDS = 1.0  # between looks for a free one
 _held: list[FileLock] = []  # until the process ends, however it ends
 
 

@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,13 @@ class Clone:
     def read(self, path: str) -> bytes:
         """Return a file's bytes."""
         return (self.folder / path).read_bytes()
+
+    def copy(self, folder: Path) -> "Clone":
+        """Return a copy of this clone, DVC's cache and all, in a new folder."""
+        other = copy.copy(self)
+        other.folder = folder / "clone"
+        shutil.copytree(self.folder, other.folder)
+        return other
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -41,6 +43,34 @@ def test_torchrun_gives_the_bits_of_the_stage_by_itself(two: tuple[Clone, dict[s
     assert len(re.findall(r"^epoch \d/3", printed, re.MULTILINE)) == 3
     assert outputs(clone) == expected
     assert "train" not in clone.dvc("status", "train", "--json")
+
+
+def test_two_hosts_without_a_common_folder(two: tuple[Clone, dict[str, bytes]], tmp_path: Path) -> None:
+    """As docs/scale.md says; the second one has code, params and tensors, and writes nothing."""
+    clone, _ = two
+    first, second = clone.copy(tmp_path / "first"), clone.copy(tmp_path / "second")
+    first.cache, second.cache = tmp_path / "first-cache", tmp_path / "second-cache"
+    for host in (first, second):
+        shutil.rmtree(host.folder / "models")
+        host.change({"train": {"seed": 5}})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    flags = ("--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port)
+    other = subprocess.Popen(
+        ["torchrun", *flags, "--node-rank", "1", "-m", "stages.train"],
+        cwd=second.folder,
+        env=second.environment,
+    )
+    first.run("torchrun", *flags, "--node-rank", "0", "-m", "stages.train")
+    assert other.wait(60) == 0
+    assert not (second.folder / "models").exists()
+    assert not (second.cache / "cifar-resnet/resume").exists()
+    first.dvc("commit", "--force", "train")
+    assert first.dvc("status", "train", "--json").strip() == "{}"
+    expected = outputs(first)
+    first.dvc("repro", "--force", "--single-item", "train")
+    assert outputs(first) == expected
 
 
 def test_another_number_of_processes_than_params_say_is_refused(two: tuple[Clone, dict[str, bytes]]) -> None:

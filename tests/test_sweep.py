@@ -1,6 +1,11 @@
 """Recipes as experiments in DVC's queue."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +13,7 @@ from ruamel.yaml import YAML
 
 from stages import files
 from tests.conftest import Clone
+from tests.test_cluster import alone, models, prepared
 from tests.test_files import CONFIGS
 from tools import scratch, sweep
 
@@ -72,7 +78,9 @@ def test_a_recipe_is_valid_and_holds_only_what_differs(
 
 def test_the_minutes_of_training_come_from_its_lines() -> None:
     line = "epoch {}/2  train loss 2 accuracy 1%  validation loss 1 accuracy 2%  {} s  1,000 images/s"
-    assert sweep.minutes("\n".join(["Running", line.format(1, "30.5"), line.format(2, "59.5")])) == 1.5
+    log = "\n".join(["Running", line.format(1, "30.5"), line.format(2, "59.5")])
+    assert sweep.minutes(log) == 1.5
+    assert sweep.minutes(f"resuming this run after 3 epochs\n{log}") is None
     assert sweep.minutes("Stage 'train' is cached - skipping run, checking out outputs") is None
 
 
@@ -119,3 +127,41 @@ def test_a_failed_run_is_named(clone: Clone) -> None:
     printed = clone.run("python", "-m", "tools.sweep", "recipes/wrong.yaml", status=1)
     assert "error: wrong-0 failed; `dvc queue logs wrong-0` says why" in printed
     assert "train.epochs: input should be greater" in clone.dvc("queue", "logs", "wrong-0")
+
+
+def kill_a_trainer(clone: Clone, sweep: "subprocess.Popen[bytes]") -> None:
+    """SIGKILL one of the sweep's training processes, once it has saved a state."""
+    deadline = time.monotonic() + 180
+    while sweep.poll() is None:
+        assert time.monotonic() < deadline
+        for holder in (clone.cache / "cifar-resnet/resume").glob("*/holder.json"):
+            if list(holder.parent.glob("*.pt")):
+                os.kill(json.loads(holder.read_text())["pid"], signal.SIGKILL)
+                return
+        time.sleep(0.01)
+    pytest.fail("the sweep ended before")
+
+
+@pytest.mark.slow
+def test_eight_runs_on_two_workers_one_killed_equal_runs_alone(finished: Clone, tmp_path: Path) -> None:
+    recipe = "train: {epochs: 12, patience: 12}\n"
+    clone = prepared(finished, tmp_path, recipe)
+    clone.cache = tmp_path / "cache"  # no other run's states
+    command = ["python", "-m", "tools.sweep", "recipes/new.yaml", "--seeds", "8", "--jobs", "2"]
+    with (tmp_path / "printed").open("w") as printed:
+        first = subprocess.Popen(
+            command, cwd=clone.folder, env=clone.environment, stdout=printed, stderr=printed
+        )
+    kill_a_trainer(clone, first)
+    assert first.wait() == 1
+    lines = (tmp_path / "printed").read_text()
+    (failed,) = re.findall(r"^(new-\d): failed$", lines, re.MULTILINE)
+    assert lines.count(": success") == 7
+    assert f"error: {failed} failed" in lines
+    printed_again = clone.run(*command)
+    assert "| new | 8 |" in printed_again
+    assert "resuming this run after" in clone.dvc("queue", "logs", failed)
+    runs = json.loads(clone.read("results/new.json"))["runs"]
+    assert {run["train"]["minutes"] for run in runs.values()} == {None}, "cached, or begun before"
+    changes = {"train": {"epochs": 12, "patience": 12}}
+    assert models(clone) == {f"new-{seed}": alone(clone, changes, seed) for seed in range(8)}

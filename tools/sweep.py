@@ -11,7 +11,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ SECONDS = 5  # between looks at the queue: each takes the better part of a secon
 PATIENCE = 24  # looks at a queue without a worker, about two minutes
 RECIPES = Path("recipes")
 EPOCH = re.compile(r"^epoch .*  ([\d.]+) s  ", re.MULTILINE)  # as stages.progress prints it
+RESUMED = "resuming this run after"  # as stages.resume prints it
 
 
 def dvc(*arguments: str) -> str:
@@ -72,20 +74,28 @@ def title(recipe: Path) -> str:
     return "-".join(path.with_suffix("").parts)
 
 
+def experiment(recipe: Path, seed: int, test: bool) -> tuple[str, list[str]]:
+    """Return the name of a recipe's experiment with a seed, and the arguments of `dvc exp run` for it.
+
+    An earlier experiment of that name is forgotten.
+    """
+    name = f"{title(recipe)}-{seed}"
+    if name in dvc("exp", "list", "--name-only").split():
+        dvc("exp", "remove", name)
+    values = [*settings(read_recipe(recipe)), ("train.seed", seed)]
+    changes = [f"--set-param={name}={value}" for name, value in values]
+    return name, ["--name", name, *changes, *([] if test else ["train"])]
+
+
 def enqueue(recipe: Path, seed: int, test: bool) -> str:
     """Put a recipe with a seed into DVC's queue; return the experiment's name."""
-    name = f"{title(recipe)}-{seed}"
+    name, arguments = experiment(recipe, seed, test)
     for words in map(str.split, dvc("queue", "status").splitlines()):
         if name in words and words[-1] == RUNNING:
             sys.exit(f"error: {name} is running; `dvc queue kill --force {name}` ends it, dead or alive")
         if name in words:
             dvc("queue", "remove", name)  # of an earlier sweep, whose end is not this one's
-    if name in dvc("exp", "list", "--name-only").split():
-        dvc("exp", "remove", name)
-    values = [*settings(read_recipe(recipe)), ("train.seed", seed)]
-    changes = [f"--set-param={name}={value}" for name, value in values]
-    targets = [] if test else ["train"]
-    dvc("exp", "run", "--queue", "--name", name, *changes, *targets)
+    dvc("exp", "run", "--queue", *arguments)
     return name
 
 
@@ -107,8 +117,11 @@ def wait(names: set[str]) -> set[str]:
     return {name for name, how in ended.items() if how == FAILED}
 
 
-def metrics(names: set[str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the metrics of finished experiments by name, then by stage, with the minutes of training."""
+def metrics(names: set[str], log: Callable[[str], str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the metrics of finished experiments by name, then by stage, with the minutes of training.
+
+    `log` returns what the experiment of a name has printed.
+    """
     found = {}
     for commit in json.loads(dvc("exp", "show", "--json")):
         for experiment in commit["experiments"] or []:
@@ -117,43 +130,29 @@ def metrics(names: set[str]) -> dict[str, dict[str, dict[str, Any]]]:
                 files = revs[0]["data"]["metrics"]
                 run = {stage: files[f"metrics/{stage}.json"].get("data") for stage in ("train", "test")}
                 found[name] = {stage: values for stage, values in run.items() if values}
-                found[name]["train"]["minutes"] = minutes(dvc("queue", "logs", name))
+                found[name]["train"]["minutes"] = minutes(log(name))
     return found
 
 
 def minutes(log: str) -> float | None:
-    """Return the minutes of a run's epochs; None for a run whose result was already in DVC's cache."""
+    """Return the minutes of a run's epochs; None for one that began in another log, or was in DVC's cache."""
     seconds = [float(value) for value in EPOCH.findall(log)]
-    return sum(seconds) / 60 if seconds else None
+    return sum(seconds) / 60 if seconds and RESUMED not in log else None
 
 
-def main() -> None:
-    """Queue, run, wait, tell."""
-    parser = argparse.ArgumentParser(prog="python -m tools.sweep", description=__doc__)
-    parser.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="how many at a time (default: %(default)s)")
-    parser.add_argument(
-        "--test", action="store_true", help="also evaluate on the test images: once, at the end"
-    )
-    arguments = parser.parse_args()
-    names = {
-        recipe: [enqueue(recipe, seed, arguments.test) for seed in range(arguments.seeds)]
-        for recipe in arguments.recipes
-    }
-    commit = scratch.git(Path(), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").strip()
-    queued = {name for group in names.values() for name in group}
-    # Not through a pipe, which the workers would hold open until they end.
-    start = [sys.executable, "-m", "dvc", "queue", "start", "--jobs", str(arguments.jobs)]
-    subprocess.run(start, check=True)
-    if failed := sorted(wait(queued)):
-        sys.exit(f"error: {', '.join(failed)} failed; `dvc queue logs {failed[0]}` says why")
-    found = metrics(queued)
+def commit() -> str:
+    """Return the commit that is checked out, with `-dirty` when the files differ from it."""
+    return scratch.git(Path(), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").strip()
+
+
+def write(names: Mapping[Path, list[str]], at: str, log: Callable[[str], str]) -> None:
+    """Write what the experiments of each recipe came to, and print it; `at` is the commit that they ran."""
+    found = metrics({name for group in names.values() for name in group}, log)
     sweeps = {}
     for recipe, group in names.items():
         sweeps[title(recipe)] = {
             "recipe": read_recipe(recipe),
-            "commit": commit,
+            "commit": at,
             "hardware": machine.describe(),
             "runs": {name: found[name] for name in group},
         }
@@ -162,6 +161,38 @@ def main() -> None:
         (results.RESULTS / f"{name}.json").write_text(json.dumps(sweep, indent=1) + "\n")
     print("\naccuracy in %: mean (standard deviation, half of the 95 % interval of the mean)\n")
     print(results.table(sweeps))
+
+
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of what every way to run a sweep has to know."""
+    arguments = argparse.ArgumentParser(prog=f"python -m tools.{name}", description=description)
+    arguments.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
+    arguments.add_argument("--seeds", type=int, default=1, help="how many, from 0 (default: %(default)s)")
+    arguments.add_argument(
+        "--test", action="store_true", help="also evaluate on the test images: once, at the end"
+    )
+    return arguments
+
+
+def main() -> None:
+    """Queue, run, wait, tell."""
+    options = parser("sweep", __doc__)
+    options.add_argument("--jobs", type=int, default=1, help="how many at a time (default: %(default)s)")
+    arguments = options.parse_args()
+    names = {
+        recipe: [enqueue(recipe, seed, arguments.test) for seed in range(arguments.seeds)]
+        for recipe in arguments.recipes
+    }
+    at = commit()
+    # Not through a pipe, which the workers would hold open until they end.
+    start = [sys.executable, "-m", "dvc", "queue", "start", "--jobs", str(arguments.jobs)]
+    subprocess.run(start, check=True)
+    if failed := sorted(wait({name for group in names.values() for name in group})):
+        sys.exit(
+            f"error: {', '.join(failed)} failed; `dvc queue logs {failed[0]}` says why, and the same command"
+            " again takes up what was stopped"
+        )
+    write(names, at, partial(dvc, "queue", "logs"))
 
 
 if __name__ == "__main__":
