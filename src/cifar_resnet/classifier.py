@@ -19,13 +19,13 @@ class Classifier(NamedTuple):
 
 
 def read_classifier(path: Path, device: torch.device) -> Classifier:
-    """Return the classifier in a model file of `train`.
+    """Return the classifier in a model file of `train`, in float32 whatever the file has.
 
     Raises DamagedError when the file is not as it was written, ValueError when its weights do not fit the
     network that it describes.
     """
     weights, about = tensorfile.read(path)
     class_names: list[str] = about["classes"]
-    model = restore_model(ModelConfig(**about["model"]), len(class_names), weights).to(device).eval()
+    model = restore_model(ModelConfig(**about["model"]), len(class_names), weights).float().to(device).eval()
     normalization = build_normalization(NormalizationConfig(**about["normalization"]), device)
     return Classifier(model, normalization, class_names)
