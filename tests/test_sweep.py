@@ -85,9 +85,8 @@ def test_the_minutes_of_training_come_from_its_lines() -> None:
 
 
 @pytest.mark.slow
-def test_a_recipe_runs_with_its_seeds_and_leaves_the_workspace_alone(clone: Clone) -> None:
-    (clone.folder / "recipes/new.yaml").write_text(RECIPE)
-    scratch.commit(clone.folder, "a recipe")
+def test_a_recipe_runs_with_its_seeds_and_leaves_the_workspace_alone(finished: Clone, tmp_path: Path) -> None:
+    clone = prepared(finished, tmp_path, RECIPE)
     printed = clone.run("python", "-m", "tools.sweep", "recipes/new.yaml", "--seeds", "2", "--test")
     assert "| new | 2 |" in printed
     runs = json.loads(clone.read("results/new.json"))["runs"]
@@ -114,19 +113,18 @@ def test_a_recipe_runs_with_its_seeds_and_leaves_the_workspace_alone(clone: Clon
 
 
 @pytest.mark.slow
-def test_without_test_the_test_images_stay_unread(clone: Clone) -> None:
-    (clone.folder / "recipes/new.yaml").write_text("train: {epochs: 1}\n")
-    scratch.commit(clone.folder, "a recipe")
+def test_without_test_the_test_images_stay_unread(finished: Clone, tmp_path: Path) -> None:
+    clone = prepared(finished, tmp_path, "train: {epochs: 1}\n")
     clone.run("python", "-m", "tools.sweep", "recipes/new.yaml")
     assert set(json.loads(clone.read("results/new.json"))["runs"]["new-0"]) == {"train"}
 
 
-def test_a_failed_run_is_named(clone: Clone) -> None:
-    (clone.folder / "recipes/wrong.yaml").write_text("train: {epochs: 0}\n")
-    scratch.commit(clone.folder, "a recipe")
-    printed = clone.run("python", "-m", "tools.sweep", "recipes/wrong.yaml", status=1)
-    assert "error: wrong-0 failed; `dvc queue logs wrong-0` says why" in printed
-    assert "train.epochs: input should be greater" in clone.dvc("queue", "logs", "wrong-0")
+@pytest.mark.slow
+def test_a_failed_run_is_named(finished: Clone, tmp_path: Path) -> None:
+    clone = prepared(finished, tmp_path, "train: {epochs: 0}\n")
+    printed = clone.run("python", "-m", "tools.sweep", "recipes/new.yaml", status=1)
+    assert "error: new-0 failed; `dvc queue logs new-0` says why" in printed
+    assert "train.epochs: input should be greater" in clone.dvc("queue", "logs", "new-0")
 
 
 def kill_a_trainer(clone: Clone, sweep: "subprocess.Popen[bytes]") -> None:

@@ -64,8 +64,10 @@ def main() -> None:
     options.add_argument("--cluster", choices=["slurm", "local"], default="slurm", help="local: this machine")
     arguments = options.parse_args()
     executor = submitit.AutoExecutor(folder=LOGS / "%j", cluster=arguments.cluster)
-    at, jobs, names = sweep.commit(), {}, {}
-    for recipe in arguments.recipes:
+    at, jobs = sweep.commit(), {}
+    groups = sweep.experiments(arguments.recipes, arguments.seeds, arguments.test)
+    sweep.forget(name for runs in groups.values() for name in runs)
+    for recipe, runs in groups.items():
         gpus = 0 if arguments.cpu else processes(recipe)
         executor.update_parameters(
             timeout_min=60 * arguments.hours,
@@ -73,11 +75,9 @@ def main() -> None:
             slurm_signal_delay_s=SAVING_SECONDS,
             **({"slurm_partition": arguments.partition} if arguments.partition else {}),
         )
-        runs = [sweep.experiment(recipe, seed, arguments.test) for seed in range(arguments.seeds)]
-        names[recipe] = [name for name, _ in runs]
-        for name, experiment in runs:
+        for name, words in runs.items():
             executor.update_parameters(name=name)
-            jobs[name] = executor.submit(Experiment(experiment))
+            jobs[name] = executor.submit(Experiment(["--name", name, *words]))
             print(f"{name}: job {jobs[name].job_id}, {jobs[name].paths.stdout}", flush=True)
     failed = [name for name, job in jobs.items() if job.exception()]
     if failed:
@@ -85,7 +85,7 @@ def main() -> None:
             f"error: {', '.join(failed)} failed; {jobs[failed[0]].paths.stderr} says why, and the same"
             " command again takes up what was stopped"
         )
-    sweep.write(names, at, lambda name: str(jobs[name].stdout()))
+    sweep.write(groups, at, arguments.test, lambda name: str(jobs[name].stdout()))
 
 
 if __name__ == "__main__":

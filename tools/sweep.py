@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,29 +74,34 @@ def title(recipe: Path) -> str:
     return "-".join(path.with_suffix("").parts)
 
 
-def experiment(recipe: Path, seed: int, test: bool) -> tuple[str, list[str]]:
-    """Return the name of a recipe's experiment with a seed, and the arguments of `dvc exp run` for it.
+def experiments(recipes: list[Path], seeds: int, test: bool) -> dict[Path, dict[str, list[str]]]:
+    """Return, for each recipe, its experiments by name with their arguments for `dvc exp run`."""
+    found: dict[Path, dict[str, list[str]]] = {}
+    for recipe in recipes:
+        values, targets = list(settings(read_recipe(recipe))), [] if test else ["train"]
+        found[recipe] = {}
+        for seed in range(seeds):
+            changes = [f"--set-param={name}={value}" for name, value in [*values, ("train.seed", seed)]]
+            found[recipe][f"{title(recipe)}-{seed}"] = [*changes, *targets]
+    return found
 
-    An earlier experiment of that name is forgotten.
-    """
-    name = f"{title(recipe)}-{seed}"
-    if name in dvc("exp", "list", "--name-only").split():
-        dvc("exp", "remove", name)
-    values = [*settings(read_recipe(recipe)), ("train.seed", seed)]
-    changes = [f"--set-param={name}={value}" for name, value in values]
-    return name, ["--name", name, *changes, *([] if test else ["train"])]
+
+def forget(names: Iterable[str]) -> None:
+    """Remove earlier experiments of these names."""
+    if old := sorted(set(dvc("exp", "list", "--name-only").split()).intersection(names)):
+        dvc("exp", "remove", *old)
 
 
-def enqueue(recipe: Path, seed: int, test: bool) -> str:
-    """Put a recipe with a seed into DVC's queue; return the experiment's name."""
-    name, arguments = experiment(recipe, seed, test)
+def enqueue(runs: Mapping[str, list[str]]) -> None:
+    """Put experiments, by name with their arguments, into DVC's queue."""
     for words in map(str.split, dvc("queue", "status").splitlines()):
-        if name in words and words[-1] == RUNNING:
-            sys.exit(f"error: {name} is running; `dvc queue kill --force {name}` ends it, dead or alive")
-        if name in words:
+        for name in runs.keys() & set(words):
+            if words[-1] == RUNNING:
+                sys.exit(f"error: {name} is running; `dvc queue kill --force {name}` ends it, dead or alive")
             dvc("queue", "remove", name)  # of an earlier sweep, whose end is not this one's
-    dvc("exp", "run", "--queue", *arguments)
-    return name
+    forget(runs)
+    for name, arguments in runs.items():
+        dvc("exp", "run", "--queue", "--name", name, *arguments)
 
 
 def wait(names: set[str]) -> set[str]:
@@ -117,18 +122,20 @@ def wait(names: set[str]) -> set[str]:
     return {name for name, how in ended.items() if how == FAILED}
 
 
-def metrics(names: set[str], log: Callable[[str], str]) -> dict[str, dict[str, dict[str, Any]]]:
+def metrics(names: set[str], test: bool, log: Callable[[str], str]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the metrics of finished experiments by name, then by stage, with the minutes of training.
 
-    `log` returns what the experiment of a name has printed.
+    Without `test` those of the test images are left out: they are of the commit that was checked out, not of
+    the experiment. `log` returns what the experiment of a name has printed.
     """
+    stages = ("train", "test") if test else ("train",)
     found = {}
     for commit in json.loads(dvc("exp", "show", "--json")):
         for experiment in commit["experiments"] or []:
             name, revs = experiment["name"], experiment["revs"]
             if name in names and revs and revs[0]["data"]:
                 files = revs[0]["data"]["metrics"]
-                run = {stage: files[f"metrics/{stage}.json"].get("data") for stage in ("train", "test")}
+                run = {stage: files[f"metrics/{stage}.json"].get("data") for stage in stages}
                 found[name] = {stage: values for stage, values in run.items() if values}
                 found[name]["train"]["minutes"] = minutes(log(name))
     return found
@@ -145,11 +152,11 @@ def commit() -> str:
     return scratch.git(Path(), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").strip()
 
 
-def write(names: Mapping[Path, list[str]], at: str, log: Callable[[str], str]) -> None:
+def write(groups: Mapping[Path, Iterable[str]], at: str, test: bool, log: Callable[[str], str]) -> None:
     """Write what the experiments of each recipe came to, and print it; `at` is the commit that they ran."""
-    found = metrics({name for group in names.values() for name in group}, log)
+    found = metrics({name for group in groups.values() for name in group}, test, log)
     sweeps = {}
-    for recipe, group in names.items():
+    for recipe, group in groups.items():
         sweeps[title(recipe)] = {
             "recipe": read_recipe(recipe),
             "commit": at,
@@ -179,20 +186,19 @@ def main() -> None:
     options = parser("sweep", __doc__)
     options.add_argument("--jobs", type=int, default=1, help="how many at a time (default: %(default)s)")
     arguments = options.parse_args()
-    names = {
-        recipe: [enqueue(recipe, seed, arguments.test) for seed in range(arguments.seeds)]
-        for recipe in arguments.recipes
-    }
+    groups = experiments(arguments.recipes, arguments.seeds, arguments.test)
+    runs = {name: words for group in groups.values() for name, words in group.items()}
+    enqueue(runs)
     at = commit()
     # Not through a pipe, which the workers would hold open until they end.
     start = [sys.executable, "-m", "dvc", "queue", "start", "--jobs", str(arguments.jobs)]
     subprocess.run(start, check=True)
-    if failed := sorted(wait({name for group in names.values() for name in group})):
+    if failed := sorted(wait(set(runs))):
         sys.exit(
             f"error: {', '.join(failed)} failed; `dvc queue logs {failed[0]}` says why, and the same command"
             " again takes up what was stopped"
         )
-    write(names, at, partial(dvc, "queue", "logs"))
+    write(groups, at, arguments.test, partial(dvc, "queue", "logs"))
 
 
 if __name__ == "__main__":
