@@ -8,10 +8,10 @@ def main() -> None:
     from cifar_resnet import checkpoint, device, run, training
     from cifar_resnet.dataset import Images, concatenate
     from stages import files, gpus, launch
-    from stages.command import StopRequest
     from stages.compilation import keep_code, use_compile
     from stages.progress import Progress
     from stages.resume import Keeper, hold, restore, resume_folder
+    from stages.stopping import StopRequest
 
     config = files.read_params("train", run.TrainConfig)
     if launch.is_launcher(config.processes):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cifar_resnet import distributed
 from cifar_resnet.distributed import World
+from cifar_resnet.global_batch_norm import synchronize
 from cifar_resnet.run import TrainState, new_state
 from cifar_resnet.training import fit
 from tests.conftest import FORK
@@ -71,7 +72,7 @@ def test_the_parts_of_a_batch_are_the_batch(count: int) -> None:
 
 def batch_norm(world: World, images: Tensor, gradient: Tensor, plain: nn.Module, compiled: bool) -> Any:
     model = nn.Sequential(copy.deepcopy(plain))
-    distributed.synchronize(model)
+    synchronize(model)
     if compiled:
         model.compile(fullgraph=True, dynamic=False)
     own = world.part(images).contiguous(memory_format=torch.channels_last).detach().requires_grad_()

@@ -15,7 +15,7 @@ import submitit
 from ruamel.yaml import YAML
 from submitit.helpers import DelayedSubmission
 
-from tools import sweep
+from tools import machine, sweep
 
 LOGS = Path("logs/cluster")
 SAVING_SECONDS = 120  # between the signal and the end of a job
@@ -29,13 +29,14 @@ class Experiment:
         self.folder = Path.cwd()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def __call__(self) -> None:
-        """Run it. Raises CalledProcessError when it fails."""
+    def __call__(self) -> dict[str, Any]:
+        """Run it; return what it ran on. Raises CalledProcessError when it fails."""
         # Slurm sends submitit's signal to all processes of a job: those of DVC leave it to `checkpoint`.
         ignored = ["env", f"--ignore-signal={submitit.JobEnvironment.USR_SIG}"]
         self.process = subprocess.Popen([*ignored, *self.command], cwd=self.folder, start_new_session=True)
         if status := self.process.wait():
             raise subprocess.CalledProcessError(status, self.command)
+        return machine.describe()
 
     def checkpoint(self) -> DelayedSubmission:
         """Stop as Ctrl-C does, when the state is saved; return what is to be queued again."""
@@ -85,7 +86,8 @@ def main() -> None:
             f"error: {', '.join(failed)} failed; {jobs[failed[0]].paths.stderr} says why, and the same"
             " command again takes up what was stopped"
         )
-    sweep.write(groups, at, arguments.test, lambda name: str(jobs[name].stdout()))
+    hardware = next(iter(jobs.values())).result()
+    sweep.write(groups, at, arguments.test, hardware, lambda name: str(jobs[name].stdout()))
 
 
 if __name__ == "__main__":

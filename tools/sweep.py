@@ -152,7 +152,13 @@ def commit() -> str:
     return scratch.git(Path(), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").strip()
 
 
-def write(groups: Mapping[Path, Iterable[str]], at: str, test: bool, log: Callable[[str], str]) -> None:
+def write(
+    groups: Mapping[Path, Iterable[str]],
+    at: str,
+    test: bool,
+    hardware: Mapping[str, Any],
+    log: Callable[[str], str],
+) -> None:
     """Write what the experiments of each recipe came to, and print it; `at` is the commit that they ran."""
     found = metrics({name for group in groups.values() for name in group}, test, log)
     sweeps = {}
@@ -160,7 +166,7 @@ def write(groups: Mapping[Path, Iterable[str]], at: str, test: bool, log: Callab
         sweeps[title(recipe)] = {
             "recipe": read_recipe(recipe),
             "commit": at,
-            "hardware": machine.describe(),
+            "hardware": hardware,
             "runs": {name: found[name] for name in group},
         }
     results.RESULTS.mkdir(exist_ok=True)
@@ -198,7 +204,7 @@ def main() -> None:
             f"error: {', '.join(failed)} failed; `dvc queue logs {failed[0]}` says why, and the same command"
             " again takes up what was stopped"
         )
-    write(groups, at, arguments.test, partial(dvc, "queue", "logs"))
+    write(groups, at, arguments.test, machine.describe(), partial(dvc, "queue", "logs"))
 
 
 if __name__ == "__main__":

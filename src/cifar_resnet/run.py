@@ -13,7 +13,7 @@ from torch.optim import AdamW
 
 from cifar_resnet.augmentation import AugmentationConfig
 from cifar_resnet.device import Compile, Device, Precision
-from cifar_resnet.distributed import synchronize
+from cifar_resnet.global_batch_norm import synchronize
 from cifar_resnet.inference import NormalizationConfig
 from cifar_resnet.mixing import MixingConfig
 from cifar_resnet.model import ModelConfig, ResNet, build_model
