@@ -42,7 +42,7 @@ def test_full_runs_and_ablation_are_in_their_own_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    assert results.full() == results.beside("ablation") == results.NOTHING
+    assert results.full() == results.ablation() == results.NOTHING
     write(tmp_path, "quick", [0.9], test=True)
     write(tmp_path, "tuned", [0.91, 0.93])
     write(tmp_path, "ablation-all", [0.5, 0.6])
@@ -51,12 +51,12 @@ def test_full_runs_and_ablation_are_in_their_own_tables(
         "| quick | 1 | 90.00 | 89.00 |  | 2 | P, PyTorch 2, Python 3 |",
         "| tuned | 2 | 92.00 (sd 1.41, ±12.71) |  |  | 2 | P, PyTorch 2, Python 3 |",
     ]
-    lines = results.beside("ablation").splitlines()
+    lines = results.ablation().splitlines()
     assert lines[0] == "2 seeds; P, PyTorch 2, Python 3."
     assert lines[4:] == [
         "| all | 55.00 (sd 7.07, ±63.53) |  |",
         "| less | 51.00 (sd 5.66, ±50.82) | -4.00 ±12.71 |",
     ]
-    write(tmp_path, "short-base", [0.5])
-    write(tmp_path, "short-more", [0.52])
-    assert results.beside("short").splitlines()[4:] == ["| more | 52.00 | +2.00 |", "| base | 50.00 |  |"]
+    write(tmp_path, "ablation-all", [0.5])
+    write(tmp_path, "ablation-less", [0.52])
+    assert results.ablation().splitlines()[4:] == ["| less | 52.00 | +2.00 |", "| all | 50.00 |  |"]

@@ -4,7 +4,6 @@ import json
 import re
 import statistics
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,10 @@ from tools.scratch import ROOT
 RESULTS = Path("results")
 DOCUMENT = ROOT / "docs" / "results.md"
 BLOCK = re.compile(r"<!-- results: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
-BASES = {
-    "ablation": "all",
-    "short": "base",
-}  # folders of recipes, and what the others in it are compared with
+ABLATION, BASE = "ablation-", "all"  # the recipes of that folder are compared with this one of them
 NOTHING = "Not measured yet.\n"
 HEADS = "| recipe | seeds | validation | test | test, with mirror images | training, minutes | hardware |"
-Sweep = dict[
-    str, Any
-]  # recipe: values; commit; hardware: machine.describe(); runs: metrics by stage, by name
+Sweep = dict[str, Any]  # recipe: values; commit; hardware: of tools.machine; runs: metrics by stage, by name
 
 
 def read(path: Path) -> Sweep:
@@ -79,34 +73,34 @@ def table(sweeps: dict[str, Sweep]) -> str:
 
 def full() -> str:
     """The table of the recipes at full size."""
-    paths = {path for path in (ROOT / RESULTS).glob("*.json") if path.stem.split("-")[0] not in BASES}
+    paths = {path for path in (ROOT / RESULTS).glob("*.json") if not path.stem.startswith(ABLATION)}
     sweeps = {path.stem: read(path) for path in sorted(paths)}
     return table(sweeps) if sweeps else NOTHING
 
 
-def beside(folder: str) -> str:
-    """The table of the recipes in a folder: their validation accuracies beside that of the folder's base."""
-    paths = (ROOT / RESULTS).glob(f"{folder}-*.json")
-    sweeps = {path.stem.removeprefix(f"{folder}-"): read(path) for path in paths}
-    if BASES[folder] not in sweeps:
+def ablation() -> str:
+    """The table of the recipes in ablation/: their validation accuracies beside that of `BASE`."""
+    paths = (ROOT / RESULTS).glob(f"{ABLATION}*.json")
+    sweeps = {path.stem.removeprefix(ABLATION): read(path) for path in paths}
+    if BASE not in sweeps:
         return NOTHING
     accuracies = {name: values(sweep, "train", "val_accuracy") for name, sweep in sweeps.items()}
-    base = accuracies[BASES[folder]]
+    base = accuracies[BASE]
     seeds = f"{len(base)} seed{'s' * (len(base) > 1)}"
     lines = [
-        f"{seeds}; {machine.line(sweeps[BASES[folder]]['hardware'])}.\n",
-        f"| recipe | validation | against `{BASES[folder]}`, points |\n|---|---|---|",
+        f"{seeds}; {machine.line(sweeps[BASE]['hardware'])}.\n",
+        f"| recipe | validation | against `{BASE}`, points |\n|---|---|---|",
     ]
     for name in sorted(sweeps, key=lambda name: -statistics.fmean(accuracies[name])):
         # The same seeds start from the same weights and see the same order: differences are per seed.
         pairs = zip(accuracies[name], base, strict=True)
         difference, _, half = interval([100 * (one - other) for one, other in pairs])
         against = f"{difference:+.2f}" + (f" ±{half:.2f}" if len(base) > 1 else "")
-        lines.append(f"| {name} | {percent(accuracies[name])} | {'' if name == BASES[folder] else against} |")
+        lines.append(f"| {name} | {percent(accuracies[name])} | {'' if name == BASE else against} |")
     return "\n".join(lines) + "\n"
 
 
-TABLES: dict[str, Callable[[], str]] = {"full": full} | {name: partial(beside, name) for name in BASES}
+TABLES: dict[str, Callable[[], str]] = {"full": full, "ablation": ablation}
 
 
 def rendered(document: str) -> str:
