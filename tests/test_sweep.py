@@ -127,6 +127,21 @@ def test_a_failed_run_is_named(finished: Clone, tmp_path: Path) -> None:
     assert "train.epochs: input should be greater" in clone.dvc("queue", "logs", "new-0")
 
 
+def test_a_run_whose_worker_has_stopped_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter(
+        [f"1 new-0 {status}\n\nWorker status: 0 active, 0 idle" for status in ["Running"] * 9 + ["Success"]]
+    )
+    monkeypatch.setattr(sweep, "dvc", lambda *_: next(looks))
+    monkeypatch.setattr(sweep, "SECONDS", 0)
+    monkeypatch.setattr(sweep, "PATIENCE", 2)
+    monkeypatch.setattr(sweep, "executing", lambda: True)
+    assert sweep.wait({"new-0"}) == set()
+    looks = iter(["1 new-0 Running\n\nWorker status: 0 active, 0 idle"] * 9)
+    monkeypatch.setattr(sweep, "executing", lambda: False)
+    with pytest.raises(SystemExit, match="no worker takes the experiments"):
+        sweep.wait({"new-0"})
+
+
 def kill_a_trainer(clone: Clone, sweep: "subprocess.Popen[bytes]") -> None:
     """SIGKILL one of the sweep's training processes, once it has saved a state."""
     deadline = time.monotonic() + 180
@@ -141,7 +156,9 @@ def kill_a_trainer(clone: Clone, sweep: "subprocess.Popen[bytes]") -> None:
 
 
 @pytest.mark.slow
-def test_eight_runs_on_two_workers_one_killed_equal_runs_alone(finished: Clone, tmp_path: Path) -> None:
+def test_eight_runs_on_two_workers_one_killed_equal_runs_alone(
+    finished: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = "train: {epochs: 12, patience: 12}\n"
     clone = prepared(finished, tmp_path, recipe)
     clone.cache = tmp_path / "cache"  # no other run's states
@@ -151,11 +168,14 @@ def test_eight_runs_on_two_workers_one_killed_equal_runs_alone(finished: Clone, 
             command, cwd=clone.folder, env=clone.environment, stdout=printed, stderr=printed
         )
     kill_a_trainer(clone, first)
+    monkeypatch.chdir(clone.folder)
+    assert sweep.executing()
     assert first.wait() == 1
     lines = (tmp_path / "printed").read_text()
     (failed,) = re.findall(r"^(new-\d): failed$", lines, re.MULTILINE)
     assert lines.count(": success") == 7
     assert f"error: {failed} failed" in lines
+    assert not sweep.executing()
     printed_again = clone.run(*command)
     assert "| new | 8 |" in printed_again
     assert "resuming this run after" in clone.dvc("queue", "logs", failed)

@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ruamel.yaml import YAML
 
 from tools import machine, results, scratch
 
 RUNNING, DONE, FAILED = "Running", "Success", "Failed"
 SECONDS = 5  # between looks at the queue: each takes the better part of a second of a core
-PATIENCE = 24  # looks at a queue without a worker, about two minutes
+PATIENCE = 24  # looks at a queue without a worker or a run, about two minutes
 RECIPES = Path("recipes")
 EPOCH = re.compile(r"^epoch .*  ([\d.]+) s  ", re.MULTILINE)  # as stages.progress prints it
 RESUMED = "resuming this run after"  # as stages.resume prints it
@@ -104,6 +105,17 @@ def enqueue(runs: Mapping[str, list[str]]) -> None:
         dvc("exp", "run", "--queue", "--name", name, *arguments)
 
 
+def executing() -> bool:
+    """Return whether DVC runs an experiment of the queue of the working folder.
+
+    Not the same as having a worker: one that is told to stop, or that takes a machine under load for an
+    empty queue, still ends its run.
+    """
+    folder = str(Path(".dvc/tmp").resolve())
+    commands = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
+    return any("exec-run" in words and any(word.startswith(folder) for word in words) for words in commands)
+
+
 def wait(names: set[str]) -> set[str]:
     """Wait until the queue has finished these experiments, a line for each; return those that failed."""
     ended: dict[str, str] = {}
@@ -116,7 +128,7 @@ def wait(names: set[str]) -> set[str]:
                 if words[-1] in (DONE, FAILED):
                     ended[name] = words[-1]
                     print(f"{name}: {words[-1].lower()}", flush=True)
-        alone = alone + 1 if "0 active, 0 idle" in status else 0
+        alone = alone + 1 if "0 active, 0 idle" in status and not executing() else 0
         if alone == PATIENCE and set(ended) != names:
             sys.exit("error: no worker takes the experiments in the queue; `dvc queue start` starts one")
     return {name for name, how in ended.items() if how == FAILED}

@@ -9,28 +9,24 @@ from pydantic import BaseModel, ConfigDict, Field
 class ScheduleConfig(BaseModel):
     """`warmup`: the share of all steps in which the rate rises linearly from 0; then it falls by `shape`.
 
-    `constant` does not fall. Warm-up followed by `linear` or `cosine` to 0 is also called one-cycle
-    (Smith and Topin 2017, https://arxiv.org/abs/1708.07120); `cosine`: Loshchilov and Hutter 2016,
-    https://arxiv.org/abs/1608.03983.
+    `constant` does not fall, `cosine` falls to 0 (Loshchilov and Hutter 2016, https://arxiv.org/abs/1608.03983);
+    after a warm-up it is also called one-cycle (Smith and Topin 2017, https://arxiv.org/abs/1708.07120).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    shape: Literal["constant", "linear", "cosine"]
+    shape: Literal["constant", "cosine"]
     warmup: float = Field(ge=0, lt=1)
 
 
 def lr_factor(config: ScheduleConfig, step: int, steps: int) -> float:
     """Return what the learning rate is multiplied by in step `step` (from 0) of `steps`.
 
-    The first step of a warm-up of n steps has 1/n, its last 1; a falling shape would reach 0 in step `steps`.
+    The first step of a warm-up of n steps has 1/n, its last 1; a cosine would reach 0 in step `steps`.
     """
     rising = round(config.warmup * steps)
     if step < rising:
         return (step + 1) / rising
-    progress = (step - rising) / (steps - rising)
-    if config.shape == "linear":
-        return 1 - progress
-    if config.shape == "cosine":
-        return (1 + math.cos(math.pi * progress)) / 2
-    return 1.0
+    if config.shape == "constant":
+        return 1.0
+    return (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
