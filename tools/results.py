@@ -79,24 +79,33 @@ def full() -> str:
 
 
 def ablation() -> str:
-    """The table of the recipes in ablation/: their validation accuracies beside that of `BASE`."""
+    """The table of the recipes in ablation/: their validation accuracies beside that of `BASE`.
+
+    Few seeds say little of one recipe's deviation, but all recipes together do: the intervals of the
+    differences are Student's, by the standard deviation pooled over the recipes.
+    """
     paths = (ROOT / RESULTS).glob(f"{ABLATION}*.json")
     sweeps = {path.stem.removeprefix(ABLATION): read(path) for path in paths}
     if BASE not in sweeps:
         return NOTHING
-    accuracies = {name: values(sweep, "train", "val_accuracy") for name, sweep in sweeps.items()}
-    base = accuracies[BASE]
-    seeds = f"{len(base)} seed{'s' * (len(base) > 1)}"
+    samples = {
+        name: [100 * value for value in values(sweep, "train", "val_accuracy")]
+        for name, sweep in sweeps.items()
+    }
+    means = {name: statistics.fmean(sample) for name, sample in samples.items()}
+    freedom = sum(len(sample) - 1 for sample in samples.values())
+    squares = sum((value - means[name]) ** 2 for name, sample in samples.items() for value in sample)
+    pooled = (squares / freedom) ** 0.5 if freedom else float("nan")
+    hardware = machine.line(sweeps[BASE]["hardware"])
     lines = [
-        f"{seeds}; {machine.line(sweeps[BASE]['hardware'])}.\n",
-        f"| recipe | validation | against `{BASE}`, points |\n|---|---|---|",
+        f"{hardware}. Standard deviation of a run, over all recipes: {pooled:.2f}.\n",
+        f"| recipe | seeds | validation | against `{BASE}`, points |\n|---|---:|---:|---|",
     ]
-    for name in sorted(sweeps, key=lambda name: -statistics.fmean(accuracies[name])):
-        # The same seeds start from the same weights and see the same order: differences are per seed.
-        pairs = zip(accuracies[name], base, strict=True)
-        difference, _, half = interval([100 * (one - other) for one, other in pairs])
-        against = f"{difference:+.2f}" + (f" ±{half:.2f}" if len(base) > 1 else "")
-        lines.append(f"| {name} | {percent(accuracies[name])} | {'' if name == BASE else against} |")
+    for name in sorted(samples, key=lambda name: -means[name]):
+        count = len(samples[name])
+        half = stats.t.ppf(0.975, freedom) * pooled * (1 / count + 1 / len(samples[BASE])) ** 0.5
+        against = "" if name == BASE else f"{means[name] - means[BASE]:+.2f} ±{half:.2f}"
+        lines.append(f"| {name} | {count} | {means[name]:.2f} | {against} |")
     return "\n".join(lines) + "\n"
 
 
