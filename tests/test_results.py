@@ -34,9 +34,12 @@ def test_the_results_page_is_made_of_the_runs() -> None:
     assert results.rendered(document) == document, "run `python -m tools.results`"
 
 
-def test_the_readme_has_the_number_of_near_duplicates() -> None:
+def test_the_readme_has_the_measured_numbers() -> None:
+    readme = (scratch.ROOT / "README.md").read_text()
     found = json.loads((scratch.ROOT / "metrics/duplicates.json").read_text())["near_duplicates"]
-    assert f"({found} of CIFAR-10's 10,000)" in (scratch.ROOT / "README.md").read_text()
+    assert f"({found} of CIFAR-10's 10,000)" in readme
+    (accuracy,) = results.values(results.read(scratch.ROOT / "results/quick.json"), "test", "accuracy")
+    assert f"for two CPU cores: {100 * accuracy:.1f} % of the test images right" in readme
 
 
 def test_full_runs_and_ablation_are_in_their_own_tables(
