@@ -62,3 +62,6 @@ def test_full_runs_and_ablation_are_in_their_own_tables(
     write(tmp_path, "ablation-less", [0.47])
     high = stats.ttest_ind([47], [50, 60]).confidence_interval().high
     assert results.ablation().splitlines()[-1] == f"| less | 1 | 47.00 | -8.00 ±{high + 8:.2f} |"
+    write(tmp_path, "ablation-all", [0.5])
+    assert results.ablation().splitlines()[0] == "P, PyTorch 2, Python 3."
+    assert results.ablation().splitlines()[-1] == "| less | 1 | 47.00 | -3.00 |"

@@ -96,15 +96,17 @@ def ablation() -> str:
     freedom = sum(len(sample) - 1 for sample in samples.values())
     squares = sum((value - means[name]) ** 2 for name, sample in samples.items() for value in sample)
     pooled = (squares / freedom) ** 0.5 if freedom else float("nan")
-    hardware = machine.line(sweeps[BASE]["hardware"])
+    deviation = f" Standard deviation of a run, over all recipes: {pooled:.2f}." * (freedom > 0)
     lines = [
-        f"{hardware}. Standard deviation of a run, over all recipes: {pooled:.2f}.\n",
+        f"{machine.line(sweeps[BASE]['hardware'])}.{deviation}\n",
         f"| recipe | seeds | validation | against `{BASE}`, points |\n|---|---:|---:|---|",
     ]
     for name in sorted(samples, key=lambda name: -means[name]):
         count = len(samples[name])
         half = stats.t.ppf(0.975, freedom) * pooled * (1 / count + 1 / len(samples[BASE])) ** 0.5
-        against = "" if name == BASE else f"{means[name] - means[BASE]:+.2f} ±{half:.2f}"
+        against = (
+            "" if name == BASE else f"{means[name] - means[BASE]:+.2f}" + f" ±{half:.2f}" * (freedom > 0)
+        )
         lines.append(f"| {name} | {count} | {means[name]:.2f} | {against} |")
     return "\n".join(lines) + "\n"
 
