@@ -108,8 +108,8 @@ def enqueue(runs: Mapping[str, list[str]]) -> None:
 def executing() -> bool:
     """Return whether DVC runs an experiment of the queue of the working folder.
 
-    Not the same as having a worker: one that is told to stop, or that takes a machine under load for an
-    empty queue, still ends its run.
+    Not the same as having a worker: one that was told to stop, be it by a message left over from a killed
+    worker's time, no longer counts as one, but still ends its run.
     """
     folder = str(Path(".dvc/tmp").resolve())
     commands = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
