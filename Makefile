@@ -2,18 +2,24 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup demo repro sweep test lint bench lock audit
+.PHONY: help setup demo repro sweep check test lint verify bench lock audit
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready  ## install everything into .venv
 
 .venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "error: $(PYTHON) is $$($(PYTHON) --version), this project needs Python 3.11 or 3.12: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	python -m tools.plots_page
 	touch $@
 
-demo: setup  ## the six stages on made-up data, in a scratch clone: about two minutes
+demo: setup  ## the six stages on made-up data, in a scratch clone: one to two minutes
 	python -m tools.demo
 
 repro: setup  ## the six stages as params.yaml says
@@ -22,25 +28,33 @@ repro: setup  ## the six stages as params.yaml says
 RECIPE ?= recipes/tuned.yaml
 SEEDS ?= 5
 JOBS ?= 1
-# More than cores: some tests wait for DVC's queue or for a server.
+# More than cores: some tests wait for DVC or for a server.
 TESTERS ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN) / 2)
 
-sweep: setup  ## a recipe with several seeds, through DVC's queue, with the test accuracies
+sweep: setup  ## a recipe with several seeds, as DVC experiments, with the test accuracies
 	python -m tools.sweep $(RECIPE) --seeds $(SEEDS) --jobs $(JOBS) --test
 
-lint: setup
+EPOCHS ?= 1
+
+verify: setup  ## train the first epoch of the published run again and compare
+	python -m tools.verify --epochs $(EPOCHS)
+
+lint: setup  ## linter, types, import contract
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
 
-test: lint
-	pytest --numprocesses $(TESTERS) --dist worksteal
+check: lint  ## before a commit: linter, types and the tests that start no other process
+	pytest --numprocesses $(TESTERS) --dist worksteal -m "not slow"
+
+test: lint  ## everything, as CI runs it
+	pytest --numprocesses $(TESTERS) --dist worksteal --durations 10
 
 bench: setup  ## ours beside the usual ways, on this machine: ten minutes; writes docs/performance.md
 	python -m benchmarks
 
-lock:  ## pin every dependency anew, for Linux and macOS, Python 3.11 and 3.12
+lock:  ## pin every dependency again, for Linux and macOS, Python 3.11 and 3.12
 	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --upgrade --quiet --output-file requirements.lock
 

@@ -14,10 +14,10 @@ from torchvision.transforms import v2
 
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import report, speeds
-from cifar_resnet import device
-from cifar_resnet.augmentation import augment, draw
-from cifar_resnet.inference import build_normalization
+from cifar_resnet.network import device
+from cifar_resnet.network.inference import build_normalization
 from cifar_resnet.randomness import generator
+from cifar_resnet.training.augmentation import augment, draw
 
 MEAN, STD = CONFIG.normalization.mean, CONFIG.normalization.std
 ROTATION, PADDING = CONFIG.augmentation.rotation, CONFIG.augmentation.padding

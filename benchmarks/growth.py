@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.clone import Clone
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, timings
-from cifar_resnet import device
-from cifar_resnet.model import ModelConfig
-from cifar_resnet.run import new_state
-from cifar_resnet.training import fit
-from tests.conftest import Clone
+from cifar_resnet.network import device
+from cifar_resnet.network.model import ModelConfig
+from cifar_resnet.training.loop import fit
+from cifar_resnet.training.state import new_state
 
 FACTORS = (1, 2, 4, 8)
 NETWORKS = [
@@ -42,7 +42,7 @@ print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN
 def measured(clone: Clone, stage: str, **environment: str) -> Row:
     """Run a stage in a process of its own; return its seconds and its peak memory in MiB."""
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    printed = clone.run(sys.executable, "-c", CHILD, f"stages.{stage}", status=0, **(threads | environment))
+    printed = clone.run(sys.executable, "-c", CHILD, f"stages.{stage}", **(threads | environment))
     seconds, peak = map(float, printed.split()[-2:])
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return {f"{stage} s": seconds, f"{stage} MiB": peak / unit}
@@ -52,15 +52,15 @@ def stages() -> list[Row]:
     """Made-up images through the stages, once to eight times as many; then the real ones, where they are."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        clone = Clone(Path(folder) / "clone", Path(folder) / "cache", {"train": {"epochs": 1}})
+        clone = Clone(Path(folder) / "clone", Path(folder) / "cache")
         for factor in FACTORS:
             images = {"train_images": 6000 * factor, "test_images": 1250 * factor}
             clone.change({"fetch": {"synthetic": images}, "preprocess": {"validation_images": 600 * factor}})
             row: Row = {"images": f"{7_250 * factor:,} made-up"}
             for name in ("fetch", "preprocess", "evaluate"):
                 if name == "evaluate" and factor == 1:
-                    clone.stage("compare")
-                    clone.stage("train")
+                    for before in ("duplicates", "train"):
+                        clone.run("python", "-m", f"stages.{before}")
                 row |= measured(clone, name)
             rows.append(row)
         if source := os.environ.get("CIFAR10_SOURCE"):

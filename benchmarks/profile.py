@@ -7,9 +7,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, synchronize
-from cifar_resnet import device
-from cifar_resnet.run import new_state
-from cifar_resnet.training import fit
+from cifar_resnet.network import device
+from cifar_resnet.training.loop import fit
+from cifar_resnet.training.state import new_state
 
 TOP = 12
 

@@ -4,9 +4,9 @@ import torch
 from ruamel.yaml import YAML
 
 from benchmarks.report import RESULTS
-from cifar_resnet.dataset import Images
+from cifar_resnet.images import Images
 from cifar_resnet.randomness import generator
-from cifar_resnet.run import TrainConfig
+from cifar_resnet.training.config import TrainConfig
 
 CONFIG = TrainConfig(**YAML(typ="safe").load(RESULTS.parents[1] / "params.yaml")["train"])
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from cifar_resnet import device
-from tools import machine
+from cifar_resnet.network import device
+from cifar_resnet.process import machine
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Row = dict[str, Any]  # column to text or number; the first column names the row
@@ -59,7 +59,7 @@ def synchronize() -> None:
 def report(name: str, settings: str, rows: list[Row]) -> None:
     """Print the rows and write results/NAME-DEVICE.json."""
     kind = device.select_device("auto").type
-    hardware = machine.describe()
+    hardware = machine.describe(device.select_device("auto"))
     print(f"\n{name}: {settings}\n{hardware}\n")
     cells = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -18,12 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, timings
-from cifar_resnet import device
-from cifar_resnet.augmentation import augment, draw
-from cifar_resnet.inference import build_normalization
-from cifar_resnet.model import build_model
-from cifar_resnet.optimizer import build_optimizer
+from cifar_resnet.network import device
+from cifar_resnet.network.inference import build_normalization
+from cifar_resnet.network.model import build_model
 from cifar_resnet.randomness import generator
+from cifar_resnet.training.augmentation import augment, draw
+from cifar_resnet.training.optimizer import build_optimizer
 
 COUNTED = ("convolution", "convolution_backward", "addmm", "mm")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, synchronize
-from cifar_resnet import checkpoint, device
-from cifar_resnet.run import new_state
-from cifar_resnet.training import fit
+from cifar_resnet.network import device
+from cifar_resnet.process import checkpoint
+from cifar_resnet.training.loop import fit
+from cifar_resnet.training.state import new_state
 
 REPEATS = 5
 
@@ -41,7 +42,7 @@ def main() -> None:
             clock = [now()]
             checkpoint.save(folder, state.state_dict())
             clock.append(now())
-            with checkpoint.Saver(folder) as saver:
+            with checkpoint.Saver(folder, target) as saver:
                 saver.save(state.state_dict())
                 clock.append(now())
             clock.append(now())

@@ -9,10 +9,11 @@ import torch
 
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, synchronize
-from cifar_resnet import device, distributed
-from cifar_resnet.run import new_state
-from cifar_resnet.training import fit
-from stages import gpus
+from cifar_resnet.network import device
+from cifar_resnet.process import gpus
+from cifar_resnet.training.distributed import world
+from cifar_resnet.training.loop import fit
+from cifar_resnet.training.state import new_state
 
 STEPS = {"cpu": 2, "cuda": 100}
 
@@ -24,8 +25,8 @@ def worker(processes: int) -> None:
     batch, steps = CONFIG.batch_size, STEPS[target.type]
     config = CONFIG.model_copy(update={"processes": processes})
     data, dtype = noise((steps + 3) * batch, target), device.autocast_dtype("auto", target)
-    with distributed.join(processes, target) as world:
-        loop = fit(new_state(config, 10, target), config, data, data, dtype, world=world)
+    with world.join(processes, target) as joined:
+        loop = fit(new_state(config, 10, target), config, data, data, dtype, world=joined)
         for _ in range(2):
             next(loop)
         synchronize()
@@ -33,7 +34,7 @@ def worker(processes: int) -> None:
         for _ in range(steps):
             next(loop)
         synchronize()
-        if world.rank == 0:
+        if joined.rank == 0:
             print(steps * batch / (time.perf_counter() - started))
 
 

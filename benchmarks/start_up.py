@@ -8,17 +8,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.clone import Clone
 from benchmarks.report import Row, report
-from tests.conftest import Clone
 from tools import scratch
 
-STAGES = ("fetch", "preprocess", "compare", "train", "evaluate", "export")
+STAGES = ("fetch", "preprocess", "duplicates", "train", "evaluate", "export")
 FIRST_STEP = """
 import sys, time
 from benchmarks.recipe import CONFIG, noise
-from cifar_resnet import device
-from cifar_resnet.run import new_state
-from cifar_resnet.training import fit
+from cifar_resnet.network import device
+from cifar_resnet.training.state import new_state
+from cifar_resnet.training.loop import fit
 device.make_deterministic(True)
 target = device.select_device("auto")
 config = CONFIG.model_copy(update={"batch_size": 256 if target.type == "cuda" else 32})
@@ -84,7 +84,7 @@ def main() -> None:
             )
         for what, kind in {
             "first step of ResNet50, not compiled": "eager",
-            "first step of ResNet50, compiled anew": "compiled",
+            "first step of ResNet50, compiled for the first time": "compiled",
             "first step of ResNet50, compiled code kept": "compiled",
         }.items():
             seconds = [first_step(kind, folder / "compiled")]

@@ -4,7 +4,7 @@ import json
 import re
 
 from benchmarks.report import RESULTS, Row, text
-from tools import machine
+from cifar_resnet.process import machine
 
 DOCUMENT = RESULTS.parents[1] / "docs" / "performance.md"
 BLOCK = re.compile(r"<!-- results: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -16,7 +16,7 @@ def write() -> None:
 
 
 def rendered(document: str) -> str:
-    """Return the document with every block made from its file anew."""
+    """Return the document with every block made from its file again."""
     return BLOCK.sub(lambda match: block(match[1]), document)
 
 

@@ -13,15 +13,15 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.augmentation import usual
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, speeds
-from cifar_resnet import device
-from cifar_resnet.augmentation import augment, draw
-from cifar_resnet.dataset import Images
-from cifar_resnet.inference import build_normalization, forward
-from cifar_resnet.model import ResNet, build_model
-from cifar_resnet.optimizer import build_optimizer
+from cifar_resnet.images import Images
+from cifar_resnet.network import device
+from cifar_resnet.network.inference import build_normalization, forward
+from cifar_resnet.network.model import ResNet, build_model
 from cifar_resnet.randomness import generator
-from cifar_resnet.run import new_state
-from cifar_resnet.training import fit
+from cifar_resnet.training.augmentation import augment, draw
+from cifar_resnet.training.loop import fit
+from cifar_resnet.training.optimizer import build_optimizer
+from cifar_resnet.training.state import new_state
 
 REPEATS = 2
 Batches = Iterator[tuple[Tensor, Tensor]]

@@ -1,57 +1,58 @@
 """Measure the trained network on the test images and show where it errs."""
 
-from functools import partial
-
-from stages import command
+from cifar_resnet import files
+from cifar_resnet.evaluation import figures, metrics, subsets
+from cifar_resnet.files.params import UserError
+from cifar_resnet.images import Images
+from cifar_resnet.network import device, inference
+from cifar_resnet.network.classifier import read_classifier
+from cifar_resnet.process import command, gpus
 
 
 def main() -> None:
-    # Here, not above, so that `--help` does not wait for PyTorch.
-    import torch
-
-    from cifar_resnet import device, evaluation, figures, inference
-    from cifar_resnet.classifier import read_classifier
-    from stages import files, gpus
-
-    config = files.read_params("evaluate", evaluation.EvaluateConfig)
+    config = files.read_params("evaluate", metrics.EvaluateConfig)
     device.make_deterministic(True)
     target = gpus.take(config.device)
     dtype = device.autocast_dtype(config.precision, target)
-    with files.naming_remedy("train"):
-        model, normalization, class_names = read_classifier(files.MODEL, target)
-    test = files.open_tensors(files.tensors_path("test"))
-    if test.about["classes"] != class_names:
-        raise ValueError(
-            f"{files.MODEL} was trained on {class_names}, the test images are of {test.about['classes']}"
+    model, normalization, class_names = read_classifier(files.MODEL, target)
+    tensors, about = files.read_tensors(files.tensors_path("test"))
+    if about["classes"] != class_names:
+        raise UserError(
+            f"{files.MODEL} was trained on {class_names}, the test images are of {about['classes']}"
         )
-    labels = torch.cat(list(test.batches("labels", config.batch_size)))
+    test = Images(**tensors)
     with device.naming_memory("evaluate", config.batch_size):
-        batches = test.batches("images", config.batch_size)
+        batches = test.images.split(config.batch_size)
         logits = inference.predict_all(model, batches, normalization, dtype)
-        metrics = evaluation.evaluate(logits, labels, class_names)
+        measured = metrics.evaluate(logits, test.labels)
         if config.flip:
-            mirrored = (images.flip(3) for images in test.batches("images", config.batch_size))
+            mirrored = (images.flip(3) for images in batches)
             both = logits + inference.predict_all(model, mirrored, normalization, dtype)
-            flipped = evaluation.evaluate(both / 2, labels, class_names)
-            metrics |= {f"{name}_with_flip": flipped[name] for name in ("accuracy", "loss")}
-    known = files.read_duplicates()
-    metrics["accuracy_without_near_duplicates"] = evaluation.accuracy_without(known, logits, labels)
-    files.write_metrics("test", metrics)
+            measured["test_accuracy_with_flip"] = metrics.accuracy(both, test.labels)
+    excluded = subsets.exclusions(
+        files.read_section("fetch")["dataset"], files.read_duplicates()["test_index"]
+    )
+    hits = logits.argmax(1) == test.labels
+    others = subsets.without(excluded[subsets.OURS], len(hits))
+    measured["test_deduplicated"] = metrics.accuracy(logits[others], test.labels[others])
+    files.write_metrics("test", measured)
+    files.write_table("subsets", subsets.accuracies(hits, excluded))
     probabilities = logits.double().softmax(1)  # as the calibration error is computed
-    predictions = evaluation.predictions(logits, labels, class_names)
+    matrix = metrics.confusion_matrix(logits.argmax(1), test.labels, len(class_names))
+    predictions = metrics.predictions(
+        logits, test.labels, class_names, excluded.get(subsets.REJECTED, subsets.NONE)
+    )
     files.write_table("predictions", predictions)
-    files.write_table("reliability", evaluation.reliability(probabilities, labels))
-    per_class = metrics["per_class_accuracy"].items()
-    files.write_table("per_class", [{"class": name, "accuracy": accuracy} for name, accuracy in per_class])
-    matrix = evaluation.confusion_matrix(logits.argmax(1), labels, len(class_names))
+    files.write_table("reliability", metrics.reliability(probabilities, test.labels))
+    files.write_table("per_class", metrics.per_class(matrix, class_names))
+    files.write_table("confusions", metrics.confusions(matrix, class_names))
     files.write_figure("curves", figures.curves(files.read_table("history")))
     files.write_figure("confusion", figures.confusion(matrix, class_names))
-    images = partial(test.rows, "images")
-    files.write_figure("mistakes", figures.mistakes(images, labels, probabilities, class_names))
-    print(f"test accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f}")
+    files.write_figure("doubted", figures.doubted(test, probabilities, class_names))
+    files.write_figure("mistakes", figures.mistakes(test, probabilities, class_names))
+    print(f"test accuracy {measured['test_accuracy']:.2%}, loss {measured['test_loss']:.4f}")
     print("labels to look at again: the least probable ones of plots/predictions.csv")
-    for row in predictions[:5]:
-        print("  test image {index}: labelled {label}, predicted {prediction} ({confidence})".format(**row))
+    print(predictions.head().to_string(index=False))
 
 
 if __name__ == "__main__":

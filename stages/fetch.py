@@ -1,36 +1,26 @@
 """Fetch CIFAR-10's seven official files, or draw the synthetic data set in the same format."""
 
 import os
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from cifar_resnet.download import fetch_cifar10
-from cifar_resnet.synthetic import SyntheticConfig, synthetic_files
-from stages import command, files
-
-
-class FetchConfig(BaseModel):
-    """`sources`: folders, archives or URLs, tried in order after the environment variable CIFAR10_SOURCE."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    dataset: Literal["cifar10", "synthetic"]
-    sources: list[str] = Field(min_length=1)
-    synthetic: SyntheticConfig
+from cifar_resnet import files
+from cifar_resnet.data.cifar10 import write_checksums
+from cifar_resnet.data.sources import FetchConfig, fetch_cifar10
+from cifar_resnet.data.synthetic import synthetic_files
+from cifar_resnet.process import command
 
 
 def main() -> None:
     config = files.read_params("fetch", FetchConfig)
     if config.dataset == "synthetic":
-        files.write_raw(synthetic_files(config.synthetic))
+        for name, content in synthetic_files(config.synthetic).items():
+            files.write_bytes(files.RAW / name, content)
         print(f"drew {config.synthetic.train_images} training and {config.synthetic.test_images} test images")
     else:
         first = os.environ.get("CIFAR10_SOURCE")
         sources = [first, *config.sources] if first else config.sources
         source = fetch_cifar10(sources, files.RAW, files.CACHE / "downloads")
         print(f"CIFAR-10 from {source}: the SHA-256 of all seven files is the official one")
-    files.write_checksums()
+    write_checksums()
 
 
 if __name__ == "__main__":

@@ -1,58 +1,58 @@
 """Train the network, keep its best epoch on the validation images, and go on where a stopped run was."""
 
-from stages import command
+from cifar_resnet import files
+from cifar_resnet.files.params import UserError
+from cifar_resnet.images import Images, concatenate
+from cifar_resnet.network import device
+from cifar_resnet.process import checkpoint, command, hardware, launch, memory, progress, resume, stopping
+from cifar_resnet.training.config import TrainConfig
+from cifar_resnet.training.loop import fit
+from cifar_resnet.training.state import history_table, new_state, stop_reason, summary
 
 
 def main() -> None:
-    # Here, not above, so that `--help` does not wait for PyTorch.
-    from cifar_resnet import checkpoint, device, run, training
-    from cifar_resnet.dataset import Images, concatenate
-    from stages import files, gpus, launch
-    from stages.compilation import keep_code, use_compile
-    from stages.progress import Progress
-    from stages.resume import Keeper, hold, restore, resume_folder
-    from stages.stopping import StopRequest
-
-    config = files.read_params("train", run.TrainConfig)
+    config = files.read_params("train", TrainConfig)
     if launch.is_launcher(config.processes):
         launch.start(config.processes, config.device)
         return
-    keep_code()
-    device.make_deterministic(config.deterministic)
-    target = gpus.take(config.device)
-    dtype = device.autocast_dtype(config.precision, target)
+    chosen = hardware.prepare(config)
+    target, dtype, compiled = chosen
     train_tensors, about = files.read_tensors(files.tensors_path("train"))
     val_tensors, val_about = files.read_tensors(files.tensors_path("val"))
     train, val = Images(**train_tensors), Images(**val_tensors)
     train = concatenate([train, val]) if config.all_images else train
-    compiled = use_compile(config.compile, target)
-    folder = resume_folder(config, [about["sha256"], val_about["sha256"]], target, compiled)
-    with launch.join(config.processes, target) as world, hold(folder, world), StopRequest(world) as stop:
-        with device.naming_memory("train", config.batch_size), Keeper(folder) as keeper:
-            state = run.new_state(config, len(about["classes"]), target)
-            restore(state, folder, world)
-            loop = training.fit(state, config, train.to(target), val.to(target), dtype, compiled, world)
+    folder = resume.resume_folder(config, [about["sha256"], val_about["sha256"]], target, compiled)
+    with (
+        launch.join(config.processes, target) as world,
+        resume.hold(folder, config, world),
+        stopping.StopRequest(world) as stop,
+    ):
+        with device.naming_memory("train", config.batch_size), resume.Keeper(folder, target) as keeper:
+            state = new_state(config, len(about["classes"]), target, dtype)
+            resume.restore(state, folder, world)
+            data = train.to(target), val.to(target)
+            steps = memory.trimming(fit(state, config, *data, dtype, compiled, world))
             if world.rank:  # the first process alone saves, shows and writes
-                stop.follow(loop)
+                stop.follow(steps)
                 return
-            with Progress(state, config, len(train.labels)) as progress:
-                for _, record in loop:
-                    progress.update(state, record)
+            with progress.Progress(state, config, len(train.labels), chosen.facts()) as shown:
+                for _, record in steps:
+                    shown.update(state, record)
                     if record:
-                        files.write_table("history", state.history)
+                        files.write_table("history", history_table(state))
                     ending = stop.signal()
-                    keeper.keep(state, bool(record), bool(ending))
+                    keeper.keep(state, bool(record), bool(ending or stop_reason(state, config)))
                     if ending:
                         raise SystemExit(128 + ending)
-        if files.read_params("train", run.TrainConfig) != config:
-            raise ValueError(
+        if files.read_params("train", TrainConfig) != config:
+            raise UserError(
                 "params.yaml's train section was changed while training ran, so the result is not of what it"
                 " says; with the old values back `dvc repro` ends at once (the state is kept)"
             )
         made_by = config.model_dump(mode="json", include={"model", "normalization"})
         files.write_tensors(files.MODEL, state.best_weights, made_by | {"classes": about["classes"]})
-        files.write_table("history", state.history)
-        files.write_metrics("train", run.summary(state, config))
+        files.write_table("history", history_table(state))
+        files.write_metrics("train", summary(state, config))
         checkpoint.remove(folder)
 
 

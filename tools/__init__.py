@@ -1,0 +1,7 @@
+"""Commands for a person, run in a clone as `python -m tools.NAME`."""
+
+import sys
+from pathlib import Path
+
+# A clone runs its own library, whichever other one is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))

@@ -1,94 +1,72 @@
-"""Run recipes as Slurm jobs, one for each seed, and write what came out as `tools.sweep` does.
+"""Experiments as jobs of a cluster, through submitit: Slurm's, or processes of this machine.
 
-Submit from a clone that the nodes see too, with this Python. A job that is preempted or reaches its time
-limit saves its state, is queued again and goes on to the same bits.
+A job that is preempted or reaches its time limit saves its state, is queued again, and goes on to the same
+bits.
 """
 
 import os
-import signal
-import subprocess
-import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import submitit
-from ruamel.yaml import YAML
 from submitit.helpers import DelayedSubmission
 
-from tools import machine, sweep
+from tools.experiment import Experiment
 
-LOGS = Path("logs/cluster")
+LOGS = "logs/cluster/%j"
 SAVING_SECONDS = 120  # between the signal and the end of a job
 
 
-class Experiment:
-    """A DVC experiment as a job: `dvc exp run --temp`, which works in a folder of its own."""
+@dataclass(frozen=True)
+class Cluster:
+    """Where jobs go: `local` is this machine; the time limit of a job in hours; Slurm's partition."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        self.command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", *arguments]
-        self.folder = Path.cwd()
-        self.process: subprocess.Popen[bytes] | None = None
+    kind: Literal["slurm", "local"]
+    hours: float
+    partition: str | None
 
-    def __call__(self) -> dict[str, Any]:
-        """Run it; return what it ran on. Raises CalledProcessError when it fails."""
-        # Slurm sends submitit's signal to all processes of a job: those of DVC leave it to `checkpoint`.
-        ignored = ["env", f"--ignore-signal={submitit.JobEnvironment.USR_SIG}"]
-        self.process = subprocess.Popen([*ignored, *self.command], cwd=self.folder, start_new_session=True)
-        if status := self.process.wait():
-            raise subprocess.CalledProcessError(status, self.command)
-        return machine.describe()
+
+class Job:
+    """An experiment as a job."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        # Slurm sends submitit's signal to all processes of a job; those of DVC leave it to `checkpoint`.
+        wrapper = ("env", f"--ignore-signal={submitit.JobEnvironment.USR_SIG}")
+        self.experiment = replace(experiment, wrapper=wrapper)
+
+    def __call__(self) -> int:
+        """Run it; return DVC's exit status."""
+        return self.experiment.run()
 
     def checkpoint(self) -> DelayedSubmission:
-        """Stop as Ctrl-C does, when the state is saved; return what is to be queued again."""
-        if self.process:
-            os.killpg(self.process.pid, signal.SIGINT)
-            os.waitid(
-                os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT
-            )  # `wait` is busy: it was interrupted
-            self.process = None
-        return DelayedSubmission(self)
+        """Stop when the state is saved; return what is to be queued again."""
+        self.experiment.stop()
+        if process := self.experiment.process:
+            # Not `wait`, which the signal has interrupted and which still holds its lock.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(Job(replace(self.experiment, process=None, stopping=False)))
 
 
-def processes(recipe: Path) -> int:
-    """Return `train.processes` of a recipe: a job wants as many GPUs."""
-    params = YAML(typ="safe").load(Path("params.yaml"))
-    values: dict[str, Any] = sweep.overlaid(params, sweep.read_recipe(recipe))
-    return int(values["train"]["processes"])
-
-
-def main() -> None:
-    """Submit, wait, tell."""
-    options = sweep.parser("cluster", __doc__)
-    options.add_argument("--hours", type=float, default=1, help="time limit of a job (default: %(default)s)")
-    options.add_argument("--partition", help="Slurm's partition")
-    options.add_argument("--cpu", action="store_true", help="ask for no GPU")
-    options.add_argument("--cluster", choices=["slurm", "local"], default="slurm", help="local: this machine")
-    arguments = options.parse_args()
-    executor = submitit.AutoExecutor(folder=LOGS / "%j", cluster=arguments.cluster)
-    at, jobs = sweep.commit(), {}
-    groups = sweep.experiments(arguments.recipes, arguments.seeds, arguments.test)
-    sweep.forget(name for runs in groups.values() for name in runs)
-    for recipe, runs in groups.items():
-        gpus = 0 if arguments.cpu else processes(recipe)
+def run(experiments: dict[Experiment, int], cluster: Cluster) -> Iterator[tuple[Experiment, Path | None]]:
+    """Submit experiments, each with its number of GPUs; yield them as they are asked for, and where it says
+    why one failed.
+    """
+    executor = submitit.AutoExecutor(folder=LOGS, cluster=cluster.kind)
+    jobs = {}
+    for experiment, gpus in experiments.items():
         executor.update_parameters(
-            timeout_min=60 * arguments.hours,
+            name=experiment.name,
+            timeout_min=60 * cluster.hours,
             gpus_per_node=gpus,
             slurm_signal_delay_s=SAVING_SECONDS,
-            **({"slurm_partition": arguments.partition} if arguments.partition else {}),
+            **({"slurm_partition": cluster.partition} if cluster.partition else {}),
         )
-        for name, words in runs.items():
-            executor.update_parameters(name=name)
-            jobs[name] = executor.submit(Experiment(["--name", name, *words]))
-            print(f"{name}: job {jobs[name].job_id}, {jobs[name].paths.stdout}", flush=True)
-    failed = [name for name, job in jobs.items() if job.exception()]
-    if failed:
-        sys.exit(
-            f"error: {', '.join(failed)} failed; {jobs[failed[0]].paths.stderr} says why, and the same"
-            " command again takes up what was stopped"
-        )
-    hardware = next(iter(jobs.values())).result()
-    sweep.write(groups, at, arguments.test, hardware, lambda name: str(jobs[name].stdout()))
-
-
-if __name__ == "__main__":
-    main()
+        job = jobs[experiment] = executor.submit(Job(experiment))
+        print(f"{experiment.name}: job {job.job_id}", flush=True)
+    for experiment, job in jobs.items():
+        if job.exception():  # the job itself, not the experiment
+            yield experiment, job.paths.stderr
+        else:
+            yield experiment, experiment.console if job.result() else None

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
-from ruamel.yaml import YAML
+import pandas as pd
 
+from cifar_resnet import files
 from tools import plots_page, scratch
 
 DEMO = scratch.ROOT / ".demo"
@@ -24,24 +26,32 @@ The plots page, readable offline: {page}
 
 def main() -> None:
     """Clone, run, show."""
-    scratch.clone(DEMO, YAML(typ="safe").load(scratch.ROOT / "recipes/demo.yaml"))
+    scratch.clone(DEMO, files.read_yaml(scratch.ROOT / "recipes/demo.yaml"))
     plots_page.install(DEMO / ".dvc")
     dvc("repro")
     scratch.commit(DEMO, "Results of the demo")
-    train, test = (json.loads((DEMO / f"metrics/{name}.json").read_text()) for name in ("train", "test"))
-    print(f"\nThe kept epoch is {train['best_epoch']} of {train['epochs']}:\n")
-    print(f"{'':10}{'train':>12}{'validation':>12}{'test':>12}")
-    print(
-        f"{'accuracy':10}{train['train_accuracy']:12.2%}{train['val_accuracy']:12.2%}{test['accuracy']:12.2%}"
+    results: dict[str, Any] = {}
+    for stage in ("train", "test"):
+        results |= json.loads((DEMO / f"metrics/{stage}.json").read_text())
+    print(f"\nThe kept epoch is {results['best_epoch']} of {results['epochs']}:\n")
+    splits = {"train": "train", "validation": "val", "test": "test"}
+    shown = pd.DataFrame(
+        {
+            title: {
+                "accuracy": f"{results[f'{split}_accuracy']:.2%}",
+                "loss": f"{results[f'{split}_loss']:.4f}",
+            }
+            for title, split in splits.items()
+        }
     )
-    print(f"{'loss':10}{train['train_loss']:12.4f}{train['val_loss']:12.4f}{test['loss']:12.4f}")
+    print(shown.to_string())
     dvc("plots", "show", "--quiet")
     print(NEXT.format(page=DEMO / "dvc_plots/index.html"))
 
 
 def dvc(*arguments: str) -> None:
     """Run DVC in the demo; it shows its own errors."""
-    status = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=DEMO).returncode
+    status = subprocess.run(["dvc", *arguments], cwd=DEMO).returncode
     if status:
         sys.exit(status)
 

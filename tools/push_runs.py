@@ -14,7 +14,7 @@ from dvc.repo import Repo
 def main() -> None:
     """Push, count."""
     argparse.ArgumentParser(prog="python -m tools.push_runs", description=__doc__).parse_args()
-    if status := subprocess.run([sys.executable, "-m", "dvc", "push", "--run-cache"]).returncode:
+    if status := subprocess.run(["dvc", "push", "--run-cache"]).returncode:
         sys.exit(status)  # DVC has said why
     with Repo() as repo:
         runs = repo.stage_cache.push(None)

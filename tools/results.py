@@ -1,125 +1,68 @@
-"""What sweeps of recipes came to: results/*.json, and the tables of docs/results.md made from them."""
+"""What sweeps of recipes came to: docs/results.md, made whole from results/*.json and results.md.jinja."""
 
 import json
-import re
-import statistics
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from scipy import stats
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tools import machine
-from tools.scratch import ROOT
+from tools import ablation, estimate, tables
+from tools.recipes import FOLDER, read_recipe, settings, title
+from tools.tables import Sweep
 
 RESULTS = Path("results")
-DOCUMENT = ROOT / "docs" / "results.md"
-BLOCK = re.compile(r"<!-- results: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
-ABLATION, BASE = "ablation-", "all"  # the recipes of that folder are compared with this one of them
-NOTHING = "Not measured yet.\n"
-HEADS = "| recipe | seeds | validation | test | test, with mirror images | training, minutes | hardware |"
-Sweep = dict[str, Any]  # recipe: values; commit; hardware: of tools.machine; runs: metrics by stage, by name
+DOCUMENT = Path("docs/results.md")
+TEMPLATE = "results.md.jinja"
 
 
-def read(path: Path) -> Sweep:
-    """Return what a sweep wrote."""
-    sweep: Sweep = json.loads(path.read_text())
-    return sweep
+def read() -> dict[str, Sweep]:
+    """Return what the sweeps wrote, by the name of the recipe."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
-def values(sweep: Sweep, stage: str, metric: str) -> list[float]:
-    """Return a metric of every run, in the order of the seeds; empty when a run lacks it."""
-    found = [run.get(stage, {}).get(metric) for run in sweep["runs"].values()]
-    return [] if None in found else found
+def outdated(sweeps: dict[str, Sweep]) -> dict[str, list[str]]:
+    """Return, for each recipe that was changed since it ran, the settings that differ."""
+    found = {}
+    for path in sorted(FOLDER.rglob("*.yaml")):
+        if sweep := sweeps.get(title(path)):
+            then, now = set(settings(sweep["recipe"])), set(settings(read_recipe(path)))
+            if changed := sorted({name for name, _ in then ^ now}):
+                found[title(path)] = changed
+    return found
 
 
-def interval(sample: list[float]) -> tuple[float, float, float]:
-    """Return the mean, the standard deviation and half the 95 % interval of the mean (Student's t)."""
-    if len(sample) < 2:
-        return sample[0], float("nan"), float("nan")
-    deviation = statistics.stdev(sample)
-    half = float(stats.t.ppf(0.975, len(sample) - 1)) * deviation / len(sample) ** 0.5
-    return statistics.fmean(sample), deviation, half
-
-
-def percent(sample: list[float]) -> str:
-    """Return accuracies as text, with standard deviation and interval where there are several."""
-    if not sample:
-        return ""
-    mean, deviation, half = interval([100 * value for value in sample])
-    return f"{mean:.2f}" + (f" (sd {deviation:.2f}, ±{half:.2f})" if len(sample) > 1 else "")
-
-
-def row(name: str, sweep: Sweep) -> str:
-    """Return a line of the Markdown table under `HEADS`."""
-    minutes = values(sweep, "train", "minutes")
-    cells = [
-        name,
-        str(len(sweep["runs"])),
-        percent(values(sweep, "train", "val_accuracy")),
-        percent(values(sweep, "test", "accuracy")),
-        percent(values(sweep, "test", "accuracy_with_flip")),
-        f"{statistics.fmean(minutes):.0f}" if minutes else "",
-        machine.line(sweep["hardware"]),
+def page() -> str:
+    """Return docs/results.md."""
+    sweeps = read()
+    small = ablation.of_ablation(sweeps)
+    full = {name: sweep for name, sweep in sweeps.items() if not name.startswith(ablation.PREFIX)}
+    found = ablation.samples(small)
+    ends = ablation.differences(found)
+    learnt = [
+        accuracy for sweep in small.values() for accuracy in tables.values(sweep, "train", "train_accuracy")
     ]
-    return f"| {' | '.join(cells)} |"
-
-
-def table(sweeps: dict[str, Sweep]) -> str:
-    """Return a Markdown table of sweeps by name."""
-    lines = [HEADS, "|---|---:|---|---|---|---:|---|", *(row(name, sweep) for name, sweep in sweeps.items())]
-    return "\n".join(lines) + "\n"
-
-
-def full() -> str:
-    """The table of the recipes at full size."""
-    paths = {path for path in (ROOT / RESULTS).glob("*.json") if not path.stem.startswith(ABLATION)}
-    sweeps = {path.stem: read(path) for path in sorted(paths)}
-    return table(sweeps) if sweeps else NOTHING
-
-
-def ablation() -> str:
-    """The table of the recipes in ablation/: their validation accuracies beside that of `BASE`.
-
-    Few seeds say little of one recipe's deviation, but all recipes together do: the intervals of the
-    differences are Student's, by the standard deviation pooled over the recipes.
-    """
-    paths = (ROOT / RESULTS).glob(f"{ABLATION}*.json")
-    sweeps = {path.stem.removeprefix(ABLATION): read(path) for path in paths}
-    if BASE not in sweeps:
-        return NOTHING
-    samples = {
-        name: [100 * value for value in values(sweep, "train", "val_accuracy")]
-        for name, sweep in sweeps.items()
-    }
-    means = {name: statistics.fmean(sample) for name, sample in samples.items()}
-    freedom = sum(len(sample) - 1 for sample in samples.values())
-    squares = sum((value - means[name]) ** 2 for name, sample in samples.items() for value in sample)
-    pooled = (squares / freedom) ** 0.5 if freedom else float("nan")
-    deviation = f" Standard deviation of a run, over all recipes: {pooled:.2f}." * (freedom > 0)
-    lines = [
-        f"{machine.line(sweeps[BASE]['hardware'])}.{deviation}\n",
-        f"| recipe | seeds | validation | against `{BASE}`, points |\n|---|---:|---:|---|",
-    ]
-    for name in sorted(samples, key=lambda name: -means[name]):
-        count = len(samples[name])
-        half = stats.t.ppf(0.975, freedom) * pooled * (1 / count + 1 / len(samples[BASE])) ** 0.5
-        against = (
-            "" if name == BASE else f"{means[name] - means[BASE]:+.2f}" + f" ±{half:.2f}" * (freedom > 0)
-        )
-        lines.append(f"| {name} | {count} | {means[name]:.2f} | {against} |")
-    return "\n".join(lines) + "\n"
-
-
-TABLES: dict[str, Callable[[], str]] = {"full": full, "ablation": ablation}
-
-
-def rendered(document: str) -> str:
-    """Return the page with every table made anew."""
-    return BLOCK.sub(
-        lambda match: f"<!-- results: {match[1]} -->\n{TABLES[match[1]]()}<!-- end -->", document
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 -- Markdown
+    )
+    return environment.get_template(TEMPLATE).render(
+        accuracies=tables.accuracies(full),
+        circumstances=tables.circumstances(full),
+        unmeasured=tables.unmeasured(set(sweeps)),
+        ablation=ablation.table(small, ends),
+        ablation_circumstances=tables.circumstances(small),
+        readings=ablation.readings(found, ends),
+        together=found["all"].mean() - found["reference"].mean(),
+        deviation=ablation.deviation(found),
+        comparisons=len(ends),
+        learnt=(min(learnt), max(learnt)),
+        outdated=outdated(sweeps),
+        cpu_images=estimate.cpu_images(),
+        gpu_images=estimate.GPU_IMAGES,
     )
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(rendered(DOCUMENT.read_text()))
+    DOCUMENT.write_text(page())

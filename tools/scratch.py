@@ -7,6 +7,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from cifar_resnet.files.params import UserError
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("dvc.lock", "metrics/", "plots/")
 IDENTITY = ("-c", "user.name=scratch", "-c", "user.email=scratch@localhost")
@@ -40,11 +42,17 @@ def clone(destination: Path, changes: Mapping[str, Any]) -> None:
         if path != "params.yaml" and not (target.exists() and target.read_bytes() == content):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-    yaml = YAML()
-    params = yaml.load(ROOT / "params.yaml")
-    merge(params, changes)
-    yaml.dump(params, destination / "params.yaml")
+    (destination / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    change(destination / "params.yaml", changes)
     commit(destination, "Scratch clone")
+
+
+def change(path: Path, changes: Mapping[str, Any]) -> None:
+    """Put the values of nested `changes` into a YAML file, whose comments stay."""
+    yaml = YAML()
+    params = yaml.load(path)
+    merge(params, changes)
+    yaml.dump(params, path)
 
 
 def _files(folder: Path, *options: str) -> set[str]:
@@ -54,10 +62,10 @@ def _files(folder: Path, *options: str) -> set[str]:
 
 
 def merge(params: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Put the values of nested `changes` into `params`, in place. Raises ValueError for a name it lacks."""
+    """Put the values of nested `changes` into `params`, in place. Raises UserError for a name it lacks."""
     for name, value in changes.items():
         if name not in params:
-            raise ValueError(f"params.yaml has no {name!r}; it has {', '.join(params)}")
+            raise UserError(f"params.yaml has no {name!r}; it has {', '.join(params)}")
         if isinstance(value, Mapping):
             merge(params[name], value)
         else:

@@ -1,223 +1,136 @@
-"""Run recipes as DVC experiments, several seeds each, in DVC's queue; then say what came out.
+"""Run recipes with several seeds each, as DVC experiments; then say what came out.
 
-A recipe is a file with values that differ from params.yaml (recipes/*.yaml), or from the recipes that it
-names as its `base`, of which later ones go before earlier ones. Without `--test` the pipeline stops after
-training, so that choices cannot be made on the test images.
+A recipe is a file with the values that differ from params.yaml (recipes/*.yaml), or from the recipes that it
+names as its `base`. Without `--test` the pipeline stops after training, so that choices cannot be made on the
+test images. What was stopped or killed goes on when the same command is given again.
 """
 
 import argparse
 import json
-import re
-import subprocess
+import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-import psutil
-from ruamel.yaml import YAML
+from cifar_resnet.files.params import UserError
+from tools import results, tables
+from tools.experiment import Baseline, Experiment, baseline
+from tools.outcome import outcome
+from tools.recipes import read_recipe, settings, title, whole
 
-from tools import machine, results, scratch
-
-RUNNING, DONE, FAILED = "Running", "Success", "Failed"
-SECONDS = 5  # between looks at the queue: each takes the better part of a second of a core
-PATIENCE = 24  # looks at a queue without a worker or a run, about two minutes
-RECIPES = Path("recipes")
-EPOCH = re.compile(r"^epoch .*  ([\d.]+) s  ", re.MULTILINE)  # as stages.progress prints it
-RESUMED = "resuming this run after"  # as stages.resume prints it
+Ended = Iterator[tuple[Experiment, Path | None]]  # each experiment and, if it failed, where it says why
 
 
-def dvc(*arguments: str) -> str:
-    """Run DVC in the working folder and return what it prints."""
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"error: dvc {' '.join(arguments)} ended with status {done.returncode}")
-    return done.stdout
+def experiments(recipe: Path, seeds: int, test: bool, start: Baseline) -> list[Experiment]:
+    """Return the runs of a recipe, one for each seed from 0."""
+    values = [f"{name}={value}" for name, value in settings(read_recipe(recipe))]
+    targets = [] if test else ["train"]
+    return [
+        Experiment(f"{title(recipe)}-{seed}", [*values, f"train.seed={seed}"], targets, start)
+        for seed in range(seeds)
+    ]
 
 
-def settings(changes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield name and value, as `dvc exp run --set-param` takes them, for each value of nested `changes`."""
-    for name, value in changes.items():
-        if isinstance(value, Mapping):
-            yield from settings(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", json.dumps(value).strip('"')
+def here(runs: list[Experiment], jobs: int) -> Ended:
+    """Run experiments on this machine, `jobs` at a time; yield each when it has ended.
 
-
-def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the nested values of both, those of `above` where both have one."""
-    merged = dict(below)
-    for name, value in above.items():
-        under = below.get(name)
-        if isinstance(value, Mapping) and isinstance(under, Mapping):
-            merged[name] = overlaid(under, value)
-        else:
-            merged[name] = value
-    return merged
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Return a recipe's nested values, laid over those of the recipes that it names as its `base`."""
-    recipe = YAML(typ="safe").load(path) or {}
-    values: dict[str, Any] = {}
-    for base in recipe.pop("base", []):
-        values = overlaid(values, read_recipe(path.parent / base))
-    return overlaid(values, recipe)
-
-
-def title(recipe: Path) -> str:
-    """Return a recipe's name: its path in recipes/ with dashes, or its file's name if it is elsewhere."""
-    inside = recipe.absolute().is_relative_to(RECIPES.absolute())
-    path = recipe.absolute().relative_to(RECIPES.absolute()) if inside else Path(recipe.name)
-    return "-".join(path.with_suffix("").parts)
-
-
-def experiments(recipes: list[Path], seeds: int, test: bool) -> dict[Path, dict[str, list[str]]]:
-    """Return, for each recipe, its experiments by name with their arguments for `dvc exp run`."""
-    found: dict[Path, dict[str, list[str]]] = {}
-    for recipe in recipes:
-        values, targets = list(settings(read_recipe(recipe))), [] if test else ["train"]
-        found[recipe] = {}
-        for seed in range(seeds):
-            changes = [f"--set-param={name}={value}" for name, value in [*values, ("train.seed", seed)]]
-            found[recipe][f"{title(recipe)}-{seed}"] = [*changes, *targets]
-    return found
-
-
-def forget(names: Iterable[str]) -> None:
-    """Remove earlier experiments of these names."""
-    if old := sorted(set(dvc("exp", "list", "--name-only").split()).intersection(names)):
-        dvc("exp", "remove", *old)
-
-
-def enqueue(runs: Mapping[str, list[str]]) -> None:
-    """Put experiments, by name with their arguments, into DVC's queue."""
-    for words in map(str.split, dvc("queue", "status").splitlines()):
-        for name in runs.keys() & set(words):
-            if words[-1] == RUNNING:
-                sys.exit(f"error: {name} is running; `dvc queue kill --force {name}` ends it, dead or alive")
-            dvc("queue", "remove", name)  # of an earlier sweep, whose end is not this one's
-    forget(runs)
-    for name, arguments in runs.items():
-        dvc("exp", "run", "--queue", "--name", name, *arguments)
-
-
-def executing() -> bool:
-    """Return whether DVC runs an experiment of the queue of the working folder.
-
-    Not the same as having a worker: one that was told to stop, be it by a message left over from a killed
-    worker's time, no longer counts as one, but still ends its run.
+    When this process is interrupted, the runs save their states and stop.
     """
-    folder = str(Path(".dvc/tmp").resolve())
-    commands = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
-    return any("exec-run" in words and any(word.startswith(folder) for word in words) for words in commands)
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(run.run): run for run in runs}
+        try:
+            for future in as_completed(futures):
+                run = futures[future]
+                yield run, run.console if future.result() else None
+        except BaseException:  # an interrupt among them: nothing may go on behind our back
+            pool.shutdown(wait=False, cancel_futures=True)
+            for run in runs:
+                run.stop()
+            raise
 
 
-def wait(names: set[str]) -> set[str]:
-    """Wait until the queue has finished these experiments, a line for each; return those that failed."""
-    ended: dict[str, str] = {}
-    alone = 0
-    while set(ended) != names:
-        time.sleep(SECONDS)
-        status = dvc("queue", "status")
-        for words in map(str.split, status.splitlines()):
-            for name in names.intersection(words) - set(ended):
-                if words[-1] in (DONE, FAILED):
-                    ended[name] = words[-1]
-                    print(f"{name}: {words[-1].lower()}", flush=True)
-        alone = alone + 1 if "0 active, 0 idle" in status and not executing() else 0
-        if alone == PATIENCE and set(ended) != names:
-            sys.exit("error: no worker takes the experiments in the queue; `dvc queue start` starts one")
-    return {name for name, how in ended.items() if how == FAILED}
+def on_cluster(runs: dict[Path, list[Experiment]], arguments: argparse.Namespace) -> Ended:
+    """Run experiments as jobs, which ask for as many GPUs as `train.processes` of their recipe says."""
+    from tools import cluster  # submitit is an extra
+
+    gpus = {recipe: 0 if arguments.cpu else int(whole(recipe)["train"]["processes"]) for recipe in runs}
+    wanted = {run: gpus[recipe] for recipe, group in runs.items() for run in group}
+    return cluster.run(wanted, cluster.Cluster(arguments.cluster, arguments.hours, arguments.partition))
 
 
-def metrics(names: set[str], test: bool, log: Callable[[str], str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the metrics of finished experiments by name, then by stage, with the minutes of training.
-
-    Without `test` those of the test images are left out: they are of the commit that was checked out, not of
-    the experiment. `log` returns what the experiment of a name has printed.
-    """
-    stages = ("train", "test") if test else ("train",)
-    found = {}
-    for commit in json.loads(dvc("exp", "show", "--json")):
-        for experiment in commit["experiments"] or []:
-            name, revs = experiment["name"], experiment["revs"]
-            if name in names and revs and revs[0]["data"]:
-                files = revs[0]["data"]["metrics"]
-                run = {stage: files[f"metrics/{stage}.json"].get("data") for stage in stages}
-                found[name] = {stage: values for stage, values in run.items() if values}
-                found[name]["train"]["minutes"] = minutes(log(name))
-    return found
+def told(ended: Ended) -> dict[Experiment, Path]:
+    """Print a line for each experiment as it ends; return those that failed, and where it says why."""
+    failed = {}
+    for run, why in ended:
+        print(f"{run.name}: {'failed' if why else 'done'}", flush=True)
+        if why:
+            failed[run] = why
+    return failed
 
 
-def minutes(log: str) -> float | None:
-    """Return the minutes of a run's epochs; None for one that began in another log, or was in DVC's cache."""
-    seconds = [float(value) for value in EPOCH.findall(log)]
-    return sum(seconds) / 60 if seconds and RESUMED not in log else None
-
-
-def commit() -> str:
-    """Return the commit that is checked out, with `-dirty` when the files differ from it."""
-    return scratch.git(Path(), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").strip()
-
-
-def write(
-    groups: Mapping[Path, Iterable[str]],
-    at: str,
-    test: bool,
-    hardware: Mapping[str, Any],
-    log: Callable[[str], str],
-) -> None:
-    """Write what the experiments of each recipe came to, and print it; `at` is the commit that they ran."""
-    found = metrics({name for group in groups.values() for name in group}, test, log)
-    sweeps = {}
-    for recipe, group in groups.items():
+def write(runs: dict[Path, list[Experiment]], test: bool) -> None:
+    """Write results/NAME.json for each recipe, and print the tables of them."""
+    sweeps: dict[str, dict[str, Any]] = {}
+    for recipe, group in runs.items():
+        inside = recipe.absolute().is_relative_to(Path.cwd())
+        path = recipe.absolute().relative_to(Path.cwd()) if inside else recipe.name
         sweeps[title(recipe)] = {
+            "command": f"python -m tools.sweep {path} --seeds {len(group)}{' --test' if test else ''}",
             "recipe": read_recipe(recipe),
-            "commit": at,
-            "hardware": hardware,
-            "runs": {name: found[name] for name in group},
+            "commit": group[0].start.name,
+            "runs": {run.name: outcome(run, test) for run in group},
         }
     results.RESULTS.mkdir(exist_ok=True)
     for name, sweep in sweeps.items():
         (results.RESULTS / f"{name}.json").write_text(json.dumps(sweep, indent=1) + "\n")
-    print("\naccuracy in %: mean (standard deviation, half of the 95 % interval of the mean)\n")
-    print(results.table(sweeps))
+    print(f"\n{tables.accuracies(sweeps)}\n\n{tables.circumstances(sweeps)}")
 
 
-def parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Return a parser of what every way to run a sweep has to know."""
-    arguments = argparse.ArgumentParser(prog=f"python -m tools.{name}", description=description)
-    arguments.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
-    arguments.add_argument("--seeds", type=int, default=1, help="how many, from 0 (default: %(default)s)")
-    arguments.add_argument(
+def options() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m tools.sweep", description=__doc__)
+    parser.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 (default: %(default)s)")
+    parser.add_argument(
         "--test", action="store_true", help="also evaluate on the test images: once, at the end"
     )
-    return arguments
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time here (default: %(default)s)")
+    jobs = parser.add_argument_group("as jobs", "one for each run, from a clone that the nodes see too")
+    jobs.add_argument("--cluster", choices=["slurm", "local"], help="local: jobs on this machine")
+    jobs.add_argument("--hours", type=float, default=1, help="time limit of a job (default: %(default)s)")
+    jobs.add_argument("--partition", help="Slurm's partition")
+    jobs.add_argument("--cpu", action="store_true", help="ask for no GPU")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Queue, run, wait, tell."""
-    options = parser("sweep", __doc__)
-    options.add_argument("--jobs", type=int, default=1, help="how many at a time (default: %(default)s)")
-    arguments = options.parse_args()
-    groups = experiments(arguments.recipes, arguments.seeds, arguments.test)
-    runs = {name: words for group in groups.values() for name, words in group.items()}
-    enqueue(runs)
-    at = commit()
-    # Not through a pipe, which the workers would hold open until they end.
-    start = [sys.executable, "-m", "dvc", "queue", "start", "--jobs", str(arguments.jobs)]
-    subprocess.run(start, check=True)
-    if failed := sorted(wait(set(runs))):
-        sys.exit(
-            f"error: {', '.join(failed)} failed; `dvc queue logs {failed[0]}` says why, and the same command"
-            " again takes up what was stopped"
-        )
-    write(groups, at, arguments.test, machine.describe(), partial(dvc, "queue", "logs"))
+    """Run, wait, tell."""
+    arguments = options()
+    start = baseline()
+    runs = {
+        recipe: experiments(recipe, arguments.seeds, arguments.test, start) for recipe in arguments.recipes
+    }
+    everything = [run for group in runs.values() for run in group]
+    ended = on_cluster(runs, arguments) if arguments.cluster else here(everything, arguments.jobs)
+    if failed := told(ended):
+        why = "; ".join(f"{run.name} failed, {path} says why" for run, path in failed.items())
+        raise UserError(f"{why}; the same command again takes up what was stopped")
+    write(runs, arguments.test)
+
+
+def interrupt(number: int, _: FrameType | None) -> None:
+    """End as after Ctrl-C."""
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        main()
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command again takes up the runs")

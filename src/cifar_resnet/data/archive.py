@@ -1,0 +1,89 @@
+"""The seven official CIFAR-10 files out of a folder or a tar archive, checked by SHA-256, never unpickled.
+
+Published at https://www.cs.toronto.edu/~kriz/cifar.html; the hashes are those of the files, so any archive or
+folder that holds them is as good.
+"""
+
+import gzip
+import hashlib
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from cifar_resnet import files
+
+FOLDER = "cifar-10-batches-py"
+SHA256 = {
+    "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
+    "data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
+    "data_batch_3": "0f00d98ebfb30b3ec0ad19f9756dc2630b89003e10525f5e148445e82aa6a1f9",
+    "data_batch_4": "3f7bb240661948b8f4d53e36ec720d8306f5668bd0071dcb4e6c947f78e9682b",
+    "data_batch_5": "d91802434d8376bbaeeadf58a737e3a1b12ac839077e931237e0dcd43adcb154",
+    "test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
+    "batches.meta": "f962466ef690d46b226450fb9aadc74ba4bc64a76aa526b5827fe4bc5c7125cb",
+}
+ARCHIVE_LIMIT = 512 * 2**20  # bytes, packed or unpacked; the official archive has 170 and 186 million
+MEMBER_LIMIT = 64 * 2**20  # bytes; the largest official file has 31,035,999
+GZIP = b"\x1f\x8b"  # how every gzip file begins, RFC 1952
+
+
+class SourceError(Exception):
+    """Why a source cannot serve; the next one may."""
+
+
+def unpack(source: Path, folder: Path) -> None:
+    """Write the seven files of a folder or tar archive into `folder`, once their SHA-256 is right.
+
+    Raises SourceError when `source` lacks one or cannot be read, OSError when `folder` cannot be written.
+    """
+    missing = set(SHA256)
+    for name, content in _members(source, folder):
+        if name in missing:
+            digest = hashlib.sha256(content).hexdigest()
+            if digest != SHA256[name]:
+                raise SourceError(
+                    f"{name} is not the official file: SHA-256 {digest[:12]}, not {SHA256[name][:12]}"
+                )
+            files.write_bytes(folder / name, content)
+            missing.remove(name)
+        if not missing:
+            return
+    raise SourceError(f"it holds no file {FOLDER}/{min(missing)}")
+
+
+def _members(source: Path, folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Give (name, content) of the files in `source` that are called as the official ones.
+
+    Every error is a SourceError: what is read here is apart from what is written.
+    """
+    try:
+        if source.is_dir():
+            inner = source / FOLDER if (source / FOLDER).is_dir() else source
+            yield from ((name, (inner / name).read_bytes()) for name in SHA256)
+            return
+        with source.open("rb") as file:
+            packed = file.read(len(GZIP)) == GZIP
+        stream = _Capped(source) if packed else source.open("rb")
+        with stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                if member.size > MEMBER_LIMIT:
+                    raise SourceError(f"{member.name!r} would unpack to {member.size} bytes")
+                # PEP 706: raises a TarError for what would land outside of `folder` and for devices.
+                path = PurePosixPath(tarfile.data_filter(member, str(folder)).name)
+                if member.isreg() and path.parent.name == FOLDER and path.name in SHA256:
+                    content = archive.extractfile(member)
+                    yield path.name, content.read() if content else b""
+    # ValueError: tarfile lets one through where a header's number is none.
+    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
+        raise SourceError(f"unreadable: {error}") from error
+
+
+class _Capped(gzip.GzipFile):
+    """Refuses an archive that would fill the disk or the memory, in whatever part of it the bytes are."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes. Raises SourceError when there are too many."""
+        if self.tell() > ARCHIVE_LIMIT:
+            raise SourceError(f"it would unpack to more than {ARCHIVE_LIMIT} bytes")
+        return super().read(size)

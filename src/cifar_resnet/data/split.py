@@ -1,0 +1,43 @@
+"""Which of the training images are set aside for validation: the same share of each class."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cifar_resnet.files.params import Config, UserError
+
+
+class PreprocessConfig(Config):
+    """`validation_images`: how many training images are set aside, the same share of each class.
+
+    `train_images`: how many of the others are trained on, the same share of each class; None is all.
+    """
+
+    validation_images: int = Field(ge=1)
+    train_images: int | None = Field(ge=1)
+    seed: int = Field(ge=0)
+
+
+def stratified_split(
+    labels: Tensor, count: int, generator: torch.Generator, name: str = "validation_images"
+) -> tuple[Tensor, Tensor]:
+    """Return the sorted indices of the images left and of the `count` images chosen.
+
+    `labels`: (N,) int64. Every class gives the same share of its images, rounded by largest remainder.
+    Raises UserError, in which `count` is called `name`, when no image of a class would be left or chosen.
+    """
+    classes, sizes = labels.unique(return_counts=True)
+    shares = sizes.double() * count / len(labels)
+    quotas = shares.floor().long()
+    largest_remainders = (shares - quotas).argsort(descending=True, stable=True)
+    quotas[largest_remainders[: count - int(quotas.sum())]] += 1
+    if not bool(((quotas > 0) & (quotas < sizes)).all()):
+        raise UserError(
+            f"{name} {count} leaves a class empty: it must be at least {len(classes)} and well"
+            f" below the {len(labels)} training images to choose from"
+        )
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label, quota in zip(classes, quotas.tolist(), strict=True):
+        members = (labels == label).nonzero().flatten()
+        chosen[members[torch.randperm(len(members), generator=generator)[:quota]]] = True
+    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()

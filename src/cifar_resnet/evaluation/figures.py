@@ -1,0 +1,79 @@
+"""Figures of a trained network: its curves, its confusions, its mistakes."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cifar_resnet.images import Images, titled
+
+PERCENT = "{:.0%}".format
+
+
+def curves(history: pd.DataFrame) -> Figure:
+    """Show loss and accuracy per epoch, training and validation, the kept epoch marked.
+
+    `history`: a row per epoch, as `train` writes it.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    epochs = history["epoch"]
+    kept = epochs.iloc[history["val_accuracy"].argmax()]
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, label in (("train", "training"), ("val", "validation")):
+            values = history[f"{split}_{metric}"]
+            axes.plot(epochs, values, marker="o" if len(epochs) < 20 else "", markersize=4, label=label)
+        axes.axvline(kept, color="grey", linestyle=":", label=f"kept: epoch {kept}")
+        axes.set(xlabel="epoch", title=f"{metric.capitalize()} per epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        if metric == "accuracy":
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    return figure
+
+
+def confusion(matrix: Tensor, class_names: list[str]) -> Figure:
+    """Show each actual class's predictions as shares. `matrix`: (classes, classes) counts, rows actual."""
+    shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
+    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(class_names))
+    axes.set(
+        xticks=ticks, yticks=ticks, xlabel="predicted", ylabel="actual", title="Confusion, per actual class"
+    )
+    axes.set_xticklabels(class_names, rotation=45, ha="right")
+    axes.set_yticklabels(class_names)
+    for row in ticks:
+        for column in ticks:
+            share = float(shares[row, column])
+            if share >= 0.001:
+                colour = "white" if share > 0.5 else "black"
+                axes.text(
+                    column, row, f"{100 * share:.1f}", ha="center", va="center", color=colour, fontsize=8
+                )
+    figure.colorbar(image, format=lambda value, _: PERCENT(value), shrink=0.8)
+    return figure
+
+
+def mistakes(test: Images, probabilities: Tensor, class_names: list[str], count: int = 40) -> Figure:
+    """Show the most confident errors. `probabilities`: (N, classes) of the test images."""
+    confidence, predicted = probabilities.max(1)
+    wrong = (predicted != test.labels).nonzero().flatten()
+    worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]
+    titles = [
+        f"{class_names[predicted[i]]} {PERCENT(confidence[i])}\nis {class_names[test.labels[i]]}"
+        for i in worst.tolist()
+    ]
+    heading = (
+        f"Most confident errors ({len(wrong)} of {len(test.labels)} test images are wrong): prediction, truth"
+    )
+    return titled(test.images[worst], titles, columns=8, heading=heading)
+
+
+def doubted(test: Images, probabilities: Tensor, class_names: list[str], count: int = 40) -> Figure:
+    """Show the images with the least probable labels, which may be wrong. `probabilities`: (N, classes)."""
+    shares = probabilities.gather(1, test.labels[:, None])[:, 0]
+    first = shares.argsort(stable=True)[:count]
+    predicted = probabilities.argmax(1)
+    titles = [f"{class_names[test.labels[i]]}?\nrather {class_names[predicted[i]]}" for i in first.tolist()]
+    return titled(test.images[first], titles, columns=8, heading="The least probable labels")

@@ -1,0 +1,96 @@
+"""Accuracy without some of the test images: near-duplicates of training images, labels that people reject."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+from scipy.stats import norm
+from torch import Tensor
+
+from cifar_resnet.evaluation.metrics import accuracy_interval
+
+PUBLISHED = Path(__file__).parent / "published"
+ALL, OURS = "all test images", "without near-duplicates"
+REJECTED = "without labels that people rejected"
+NONE = torch.tensor([], dtype=torch.int64)
+
+
+def published_duplicates() -> Tensor:
+    """Return the CIFAR-10 test images, (286,) int64, which people found again among the training images.
+
+    Barz and Denzler 2020, https://arxiv.org/abs/1902.00423, from the repository cvjena/cifair. They did not
+    look for mirror images.
+    """
+    return torch.tensor(pd.read_csv(PUBLISHED / "cifair10_duplicates.csv")["test_index"].to_list())
+
+
+def rejected_labels() -> Tensor:
+    """Return the CIFAR-10 test images, (54,) int64, whose label fewer than three of five people chose.
+
+    Northcutt et al. 2021, https://arxiv.org/abs/2103.14749, from the repository cleanlab/label-errors
+    (Apache-2.0): the votes on 275 labels that were doubted.
+    """
+    votes = pd.read_csv(PUBLISHED / "cifar10_label_errors.csv")
+    return torch.tensor(votes["test_index"][votes["votes_given"] < 3].to_list())
+
+
+def exclusions(dataset: str, duplicates: "pd.Series[int]") -> dict[str, Tensor]:
+    """Return which test images each subset lacks, (K,) int64 by its name.
+
+    `duplicates`: those that this repository found; CIFAR-10 has published lists, too.
+    """
+    found = {OURS: torch.tensor(duplicates.to_list(), dtype=torch.int64)}
+    if dataset == "cifar10":
+        found["without near-duplicates that people found"] = published_duplicates()
+        found[REJECTED] = rejected_labels()
+    return found
+
+
+def without(excluded: Tensor, count: int) -> Tensor:
+    """Return which of `count` images are left without those of (K,) int64 `excluded`: (count,) bool."""
+    left = torch.ones(count, dtype=torch.bool)
+    left[excluded] = False
+    return left
+
+
+def difference_interval(hits: Tensor, left: Tensor) -> tuple[float, float, float]:
+    """Return the accuracy on the images `left` minus that on all, and the ends of its 95 % interval.
+
+    `hits`, `left`: (N,) bool. Both accuracies are of the same images, so the interval is that of a paired
+    difference: the normal one by the delta method, https://en.wikipedia.org/wiki/Delta_method.
+    """
+    x, w = hits.double(), left.double()
+    part, whole = float((x * w).sum() / w.sum()), float(x.mean())
+    influence = w * (x - part) / w.mean() - (x - whole)
+    half = float(norm.ppf(0.975) * (influence.square().mean() / len(x)) ** 0.5)
+    return part - whole, part - whole - half, part - whole + half
+
+
+def accuracies(hits: Tensor, excluded: Mapping[str, Tensor]) -> pd.DataFrame:
+    """Return a row for all images and one for each subset: accuracy, its interval, the difference from all.
+
+    `hits`: (N,) bool, whether the answer is right; `excluded`: as `exclusions` returns it. A subset without
+    any image has no row.
+    """
+    rows = []
+    for name, indices in {ALL: NONE, **excluded}.items():
+        left = without(indices, len(hits))
+        if not left.any():
+            continue
+        share = float(hits[left].double().mean())
+        low, high = accuracy_interval(share, int(left.sum()))
+        difference, difference_low, difference_high = difference_interval(hits, left)
+        rows.append(
+            {
+                "images_left": name,
+                "images": int(left.sum()),
+                "accuracy": share,
+                "ci_low": low,
+                "ci_high": high,
+                "difference": difference,
+                "difference_low": difference_low,
+                "difference_high": difference_high,
+            }
+        )
+    return pd.DataFrame(rows)

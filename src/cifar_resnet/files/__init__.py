@@ -1,0 +1,157 @@
+"""Paths and file formats: the one module that knows where things lie and how they are written.
+
+Every path is relative to the working folder, the root of a clone. A file is written beside its target, synced
+and renamed, so a reader sees the old one or the new one, and a cached copy of DVC is never written through.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import platformdirs
+from matplotlib.figure import Figure
+from safetensors.torch import load, save
+from torch import Tensor
+
+from cifar_resnet.files.params import UserError
+from cifar_resnet.files.params import read_params as read_params
+from cifar_resnet.files.params import read_section as read_section
+from cifar_resnet.files.params import read_yaml as read_yaml
+
+RAW = Path("data/raw/cifar-10-batches-py")
+CHECKSUMS = RAW / "SHA256SUMS"
+TENSORS = Path("data/tensors")
+DUPLICATES = Path("data/duplicates.csv")
+MODEL = Path("models/resnet50.safetensors")
+ONNX = Path("models/resnet50.onnx")
+CARD = Path("models/README.md")
+CACHE = platformdirs.user_cache_path("cifar-resnet")
+LOGS = Path(os.environ.get("CIFAR_RESNET_LOGS", "logs"))  # a sweep gives each run a folder of its own
+UNSEALED = "0" * 64  # in place of a tensor file's own SHA-256 while it is computed
+KEY = "cifar_resnet"  # of the description in a tensor file's metadata
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, which becomes `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # or a power cut can undo the rename
+        finally:
+            os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write `content` to `path`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256, the one that `sha256sum` prints."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_metrics(name: str, metrics: Mapping[str, Any]) -> None:
+    """Write metrics/NAME.json."""
+    write_bytes(Path(f"metrics/{name}.json"), (json.dumps(metrics, indent=2) + "\n").encode())
+
+
+def read_metrics(name: str) -> Any:
+    """Return metrics/NAME.json."""
+    return json.loads(Path(f"metrics/{name}.json").read_bytes())
+
+
+def write_table(name: str, table: pd.DataFrame) -> None:
+    """Write plots/NAME.csv."""
+    _write_csv(Path(f"plots/{name}.csv"), table)
+
+
+def read_table(name: str) -> pd.DataFrame:
+    """Return plots/NAME.csv."""
+    return pd.read_csv(Path(f"plots/{name}.csv"))
+
+
+def write_duplicates(table: pd.DataFrame) -> None:
+    """Write which test images have a near-duplicate; perhaps none has."""
+    _write_csv(DUPLICATES, table)
+
+
+def read_duplicates() -> pd.DataFrame:
+    """Return what `write_duplicates` wrote."""
+    return pd.read_csv(DUPLICATES)
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def append_log(name: str, record: Mapping[str, Any]) -> None:
+    """Add a line to logs/NAME.jsonl, which git and DVC ignore: the place for times and hardware."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame([record]).to_json(LOGS / f"{name}.jsonl", orient="records", lines=True, mode="a")
+
+
+def write_figure(name: str, figure: Figure) -> None:
+    """Write plots/NAME.png, without the version that Matplotlib would add."""
+    with replacing(Path(f"plots/{name}.png")) as temporary:
+        figure.savefig(temporary, dpi=100, metadata={"Software": None})
+
+
+def tensors_path(name: str) -> Path:
+    """Return data/tensors/NAME.safetensors."""
+    return TENSORS / f"{name}.safetensors"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors and their JSON description `about` as a safetensors file that holds its own SHA-256.
+
+    The digest is that of the file with 64 zeros in its place, so it covers every byte. The same tensors and
+    description give the same bytes.
+    """
+    metadata = {KEY: json.dumps({**about, "sha256": UNSEALED}, sort_keys=True)}
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    digest = hashlib.sha256(content).hexdigest()
+    write_bytes(path, content.replace(UNSEALED.encode(), digest.encode(), 1))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the description that `write_tensors` wrote, with the file's "sha256".
+
+    Raises UserError when the file is missing or any bit is not as it was written.
+    """
+    stage = "train" if path == MODEL else "preprocess" if path.parent == TENSORS else None
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        remedy = f"; `dvc repro {stage}` makes it" if stage else ""
+        if path == MODEL:
+            remedy = f"; `dvc pull -r released {path}` gets the published one, `dvc repro` trains one"
+        raise UserError(f"{path} is missing{remedy}") from None
+    try:
+        header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+        about: dict[str, Any] = json.loads(json.loads(header)["__metadata__"][KEY])
+        unsealed = content.replace(about["sha256"].encode(), UNSEALED.encode(), 1)
+        intact = hashlib.sha256(unsealed).hexdigest() == about["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact:
+        remedy = f"; `dvc repro --force {stage}` makes it again" if stage else ""
+        raise UserError(f"{path} is damaged: its SHA-256 is not the one it was written with{remedy}")
+    return load(content), about

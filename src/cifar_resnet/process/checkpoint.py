@@ -1,0 +1,175 @@
+"""Resume states on disk: written atomically, verified when read, the last two kept, one trainer at a time."""
+
+import copy
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from filelock import FileLock, Timeout
+
+from cifar_resnet import files
+from cifar_resnet.files.params import UserError
+
+KEPT = 2
+HOLDER = "holder.json"
+LOOK = 1.0  # seconds that a lock may be taken by a process which only looks
+
+
+def run_key(facts: dict[str, Any]) -> str:
+    """Return a short name for everything that decides a run's bits: `facts` must be JSON."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _states(folder: Path) -> list[Path]:
+    """Saved states, oldest first; a name is SERIAL.LABEL.SHA256.pt: one rename publishes state and digest."""
+    return sorted(folder.glob("[0-9]*.*.pt"))
+
+
+def save(folder: Path, state: dict[str, Any], label: str = "state") -> None:
+    """Add `state` (tensors and plain containers) to `folder`, then drop all but the last two.
+
+    `label`: a short name of it, without a dot.
+    Whenever the process or the machine stops, the folder holds the states before or the state after.
+    """
+    _write(folder, _content(state), label)
+
+
+def _content(state: dict[str, Any]) -> memoryview:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getbuffer()
+
+
+def _write(folder: Path, content: memoryview, label: str) -> None:
+    states = _states(folder)
+    serial = int(states[-1].name.split(".")[0]) + 1 if states else 0
+    digest = hashlib.sha256(content).hexdigest()
+    files.write_bytes(folder / f"{serial:08d}.{label}.{digest}.pt", content)
+    for old in states[: 1 - KEPT]:
+        old.unlink()
+
+
+class Saver:
+    """Saves states in a thread, one at a time, while training goes on; leaving it waits for the last one.
+
+    `device`: where the states' tensors are.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder, self.device = folder, device
+        self.thread = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.shutdown()
+        if self.writing:
+            self.writing.result()
+
+    def idle(self) -> bool:
+        """Return whether `save` would start at once."""
+        return self.writing is None or self.writing.done()
+
+    def save(self, state: dict[str, Any], label: str = "state") -> None:
+        """Copy `state` and start writing it, after the one before. Raises the OSError which that one met."""
+        if self.writing:
+            self.writing.result()
+        if (
+            self.device.type == "mps"
+        ):  # aborts in two threads: https://github.com/pytorch/pytorch/issues/197805
+            self.writing = self.thread.submit(_write, self.folder, _content(state), label)
+            return
+        snapshot = copy.deepcopy(state)  # on the device: the way to main memory is the thread's business
+        if self.device.type == "cuda":
+            stream = torch.cuda.Stream(self.device)
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+            self.writing = self.thread.submit(self._save_from_gpu, snapshot, label, stream)
+        else:
+            self.writing = self.thread.submit(save, self.folder, snapshot, label)
+
+    def _save_from_gpu(self, state: dict[str, Any], label: str, stream: torch.cuda.Stream) -> None:
+        with torch.cuda.device(self.device), torch.cuda.stream(stream):  # a new thread has the first GPU
+            save(self.folder, state, label)
+
+
+def load(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the newest undamaged state, or None, and the names of damaged newer ones, which are removed."""
+    damaged: list[str] = []
+    for path in reversed(_states(folder)):
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() == path.name.split(".")[-2]:
+            # The one place that reads torch.save files: verified, and tensors and containers only.
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
+            return state, damaged
+        damaged.append(path.name)
+        path.unlink()
+    return None, damaged
+
+
+@contextmanager
+def hold(folder: Path, about: dict[str, Any]) -> Iterator[None]:
+    """Hold `folder` as the only process; the lock ends with the process, however that ends.
+
+    `about`: what `unfinished` tells of it later, JSON. A folder without a state does not stay.
+    Raises UserError that says who has it and since when.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / HOLDER
+    try:
+        with FileLock(folder / "lock", timeout=LOOK):
+            process = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
+            files.write_bytes(holder, json.dumps(about | process).encode())
+            for killed in folder.glob(".*.pt"):  # in the middle of a save
+                killed.unlink()
+            try:
+                yield
+            finally:
+                if folder.exists() and not _states(folder):
+                    remove(folder)
+    except Timeout:
+        who = json.loads(holder.read_text())
+        raise UserError(
+            f"the same run is being trained by process {who['pid']} on {who['host']} since {who['since']};"
+            " wait for it to end, or stop it and start again: nothing is lost"
+        ) from None
+
+
+class Unfinished(NamedTuple):
+    """A run that nobody holds and that can go on: `about` as `hold` was given it."""
+
+    folder: Path
+    about: dict[str, Any]
+    label: str  # of its last state
+    saved: float  # seconds since 1970
+    size: int  # bytes
+
+
+def unfinished(parent: Path) -> list[Unfinished]:
+    """Return the runs in `parent` that stopped after a save, the latest first."""
+    found = []
+    for folder in parent.iterdir():
+        # One that is held is not left behind; one that is gone has just finished.
+        with suppress(Timeout, FileNotFoundError), FileLock(folder / "lock", timeout=0):
+            states = _states(folder)
+            if states:
+                about, label = json.loads((folder / HOLDER).read_text()), states[-1].name.split(".")[1]
+                sizes = [path.stat().st_size for path in states]
+                found.append(Unfinished(folder, about, label, states[-1].stat().st_mtime, sum(sizes)))
+    return sorted(found, key=lambda run: run.saved, reverse=True)
+
+
+def remove(folder: Path) -> None:
+    """Forget a finished run."""
+    shutil.rmtree(folder)

@@ -1,0 +1,48 @@
+"""Where the network looked: Grad-CAM, Selvaraju et al. 2016, https://arxiv.org/abs/1610.02391."""
+
+from captum.attr import LayerAttribution, LayerGradCam
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn.functional import pad
+
+from cifar_resnet.network.inference import Normalization
+from cifar_resnet.network.model import ResNet
+
+
+def grad_cam(model: ResNet, images: Tensor, normalization: Normalization, classes: Tensor) -> Tensor:
+    """Return (N, H, W) float32 maps of what spoke for a class, on the CPU: 0 is nothing.
+
+    `images`: (N, 3, H, W) uint8 on any device; `classes`: (N,) int64, the one to explain of each image. The
+    maps are those of the network's last block, H / 8 by W / 8, interpolated bilinearly.
+    """
+    inputs = normalization(images.to(normalization.scale.device))
+    layer = LayerGradCam(model.eval(), model.last_block)
+    coarse = layer.attribute(inputs, target=classes.to(inputs.device), relu_attributions=True).detach().cpu()
+    # 3x3 convolutions of stride 2 and padding 1 look around pixels 0, 2, 4, ..., so cell i lies around pixel
+    # 8 i. Interpolation takes it to lie at 8 i + 3.5: hence one cell more, and half of one cut off in front.
+    height, width = images.shape[-2:]
+    cell = height // coarse.shape[-2]
+    wider: Tensor = pad(coarse, (0, 1, 0, 1), mode="replicate")
+    maps: Tensor = LayerAttribution.interpolate(wider, (height + cell, width + cell), "bilinear")
+    return maps[:, 0, cell // 2 :, cell // 2 :][:, :height, :width]
+
+
+def figure(images: Tensor, maps: Tensor, titles: list[str]) -> Figure:
+    """Show each image, and beside it in grey under its map, whose highest value is red whatever it is.
+
+    `images`: (N, 3, H, W) uint8; `maps`: (N, H, W), from 0.
+    """
+    columns = min(len(images), 4)
+    rows = -(-len(images) // columns)
+    drawing = Figure(figsize=(2.5 * columns, 1.45 * rows + 0.5), layout="constrained")
+    drawing.suptitle("Where the network looked", fontsize=10)
+    widths = [1, 1, 0.1]  # image, map, gap
+    grid = drawing.subplots(rows, 3 * columns, squeeze=False, width_ratios=widths * columns)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for image, heat, title, (left, right, _) in zip(images, maps, titles, grid.reshape(-1, 3), strict=False):
+        left.set_title(title, fontsize=9, loc="left")
+        left.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+        right.imshow(image.float().mean(0).numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        right.imshow(heat.numpy(), cmap="jet", vmin=0, vmax=max(float(heat.max()), 1e-12), alpha=0.5)
+    return drawing
