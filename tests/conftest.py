@@ -1,17 +1,23 @@
 """Scratch clones with parameters so small that the six stages take seconds."""
 
+import atexit
 import copy
+import functools
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
+from tests import zygote
 from tools import scratch
 
 # One thread in each of the processes that `make test` runs side by side: more than cores wait for each other.
@@ -21,7 +27,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 FORK = multiprocessing.get_context("forkserver")
 os.environ["PYTHONPATH"] = str(scratch.ROOT)  # the server's children find the tests as this process does
 FORK.set_forkserver_preload(
-    ["stages.train", "cifar_resnet.training", "torch._dynamo", "tests.test_checkpoint", "tests.test_resume"]
+    [
+        "stages.train",
+        "cifar_resnet.training.loop",
+        "torch._dynamo",
+        "tests.process.test_checkpoint",
+        "tests.process.test_resume",
+    ]
 )
 
 TINY: dict[str, Any] = {
@@ -38,6 +50,34 @@ TINY: dict[str, Any] = {
 }
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment without what would change a run, one thread whatever the machine."""
+    ours = ("CIFAR10_SOURCE", "PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR", "CIFAR_RESNET_LOGS")
+    here = {"OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", "CIFAR_RESNET_MALLOC": "0"}
+    return {name: value for name, value in os.environ.items() if name not in ours} | here
+
+
+@functools.cache
+def quick() -> Path:
+    """The folder of this test process's quick `python` and `dvc`, whose server ends with it."""
+    folder = Path(tempfile.mkdtemp(prefix="quick-"))
+    zygote.install(folder, sys.executable)
+    server = subprocess.Popen(
+        [sys.executable, zygote.__file__, str(folder / "socket")],
+        env=clean_environment(),
+        stdin=subprocess.PIPE,
+        cwd=folder,
+    )
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(server.wait)
+    assert server.stdin is not None
+    atexit.register(server.stdin.close)
+    while not (folder / "socket").exists():  # it imports PyTorch meanwhile
+        assert server.poll() is None
+        time.sleep(0.05)
+    return folder
+
+
 class Clone:
     """A scratch clone and the commands a user would type in it."""
 
@@ -46,6 +86,13 @@ class Clone:
         scratch.clone(folder, TINY)
         self.change(changes or {})
         scratch.commit(folder, "start")
+
+    @classmethod
+    def at(cls, folder: Path, cache: Path) -> "Clone":
+        """Return the clone that is already there."""
+        clone = cls.__new__(cls)
+        clone.folder, clone.cache = folder, cache
+        return clone
 
     def inside(self, folder: str) -> "Clone":
         """Return a clone that lies in this one."""
@@ -62,16 +109,16 @@ class Clone:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This Python first on the PATH, one thread whatever the machine, a cache of its own."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        here = {
-            "PATH": path,
+        """The quick `python` and `dvc` of tests.zygote first on the PATH, one thread, a cache of its own."""
+        return clean_environment() | {
+            "PATH": os.pathsep.join([str(quick()), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "XDG_CACHE_HOME": str(self.cache),
-            "OMP_NUM_THREADS": "1",
-            "DVC_NO_ANALYTICS": "1",
         }
-        ours = ("CIFAR10_SOURCE", "PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR")
-        return {name: value for name, value in os.environ.items() if name not in ours} | here
+
+    @property
+    def real_environment(self) -> dict[str, str]:
+        """The same with Python's own processes, for tests of what a process is: its children, its signals."""
+        return self.environment | {"REAL_PYTHON": "1"}
 
     def run(self, *arguments: str, status: int = 0, **environment: str) -> str:
         """Run a command, check its exit status, and return what it printed."""
@@ -106,6 +153,13 @@ class Clone:
         return other
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts other processes: `make check` leaves it out."""
+    for item in items:
+        if {"clone", "finished"}.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
     """A tiny clone that has run nothing."""
@@ -114,9 +168,19 @@ def clone(tmp_path: Path) -> Clone:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A tiny clone after `dvc repro`, its results committed; tests that share it must leave it so."""
-    folder = tmp_path_factory.mktemp("finished")
-    clone = Clone(folder / "clone", folder / "cache")
-    clone.dvc("repro")
-    scratch.commit(clone.folder, "results")
-    return clone
+    """A tiny clone after `dvc repro`, its results committed; made once for all test processes.
+
+    Whoever changes anything in it takes a copy.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder = shared / "finished"
+    with FileLock(shared / "finished.lock"):
+        if folder.exists():
+            return Clone.at(folder / "clone", folder / "cache")
+        making = shared / "making"
+        clone = Clone(making / "clone", making / "cache")
+        clone.dvc("repro")
+        scratch.commit(clone.folder, "results")
+        making.rename(folder)
+    return Clone.at(folder / "clone", folder / "cache")

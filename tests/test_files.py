@@ -1,5 +1,6 @@
 """params.yaml and the file formats, right and wrong."""
 
+import csv
 import errno
 import json
 import os
@@ -8,26 +9,30 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from cifar_resnet.dataset import PreprocessConfig
-from cifar_resnet.duplicates import CompareConfig
-from cifar_resnet.evaluation import EvaluateConfig
-from cifar_resnet.onnx_export import ExportConfig
-from cifar_resnet.run import TrainConfig
-from stages import command, files
-from stages.fetch import FetchConfig
+from cifar_resnet import files
+from cifar_resnet.data import cifar10
+from cifar_resnet.data.duplicates import DuplicatesConfig
+from cifar_resnet.data.sources import FetchConfig
+from cifar_resnet.data.split import PreprocessConfig
+from cifar_resnet.evaluation.metrics import EvaluateConfig
+from cifar_resnet.files.params import UserError
+from cifar_resnet.process import command
+from cifar_resnet.serving.onnx_export import ExportConfig
+from cifar_resnet.training.config import TrainConfig
 from tools.scratch import ROOT, merge
 
 CONFIGS: dict[str, Any] = {
     "fetch": FetchConfig,
     "preprocess": PreprocessConfig,
     "train": TrainConfig,
-    "compare": CompareConfig,
+    "duplicates": DuplicatesConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
 }
@@ -92,6 +97,14 @@ def test_sha256_is_the_one_of_sha256sum() -> None:
     Path("file").write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     assert files.sha256(Path("file")) == digest
+
+
+@pytest.mark.parametrize(
+    "text", ["yes", "on", "True", "false", "1e-3", "1.5E+2", "0x1f", "17", "-.5", "~", ".inf", "1_000"]
+)
+def test_params_are_read_as_dvc_reads_them(text: str) -> None:
+    write_params(f"train: {{value: {text}}}")
+    assert files.read_section("train") == YAML(typ="safe").load(Path("params.yaml"))["train"]
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", ".001"])
@@ -236,19 +249,6 @@ def test_tensors_come_back_as_written_with_the_same_bytes(tmp_path: Path) -> Non
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-def test_a_file_read_in_parts_gives_the_same_rows(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    images = torch.arange(7 * 12, dtype=torch.uint8).view(7, 3, 2, 2)
-    files.write_tensors(path, {"images": images, "labels": torch.arange(7)}, {"classes": ["a"]})
-    part = files.open_tensors(path)
-    assert part.about == files.read_tensors(path)[1]
-    batches = list(part.batches("images", 3))
-    assert [len(batch) for batch in batches] == [3, 3, 1]
-    assert torch.equal(torch.cat(batches), images)
-    assert torch.equal(part.rows("images", torch.tensor([6, 0, 6])), images[[6, 0, 6]])
-    assert part.rows("labels", torch.tensor([], dtype=torch.int64)).shape == (0,)
-
-
 def test_every_flipped_bit_and_every_truncation_of_tensors_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     sealed(path)
@@ -263,8 +263,6 @@ def test_every_flipped_bit_and_every_truncation_of_tensors_is_noticed(tmp_path: 
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="damaged"):
             files.read_tensors(path)
-        with pytest.raises(ValueError, match="damaged"):
-            files.open_tensors(path)
     for length in [
         0,
         1,
@@ -303,16 +301,50 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_table_is_read_back_as_numbers() -> None:
-    rows = [{"epoch": 1.0, "loss": 0.1 + 0.2}, {"epoch": 2.0, "loss": 1e-30}]
-    files.write_table("history", rows)
-    assert files.read_table("history") == rows
+def test_a_table_is_read_back_to_the_last_bit() -> None:
+    table = pd.DataFrame({"epoch": [1, 2], "loss": [0.1 + 0.2, 1e-30]})
+    files.write_table("history", table)
+    assert files.read_table("history").to_dict("list") == table.to_dict("list")
+
+
+def test_a_table_has_the_bytes_of_pythons_csv_module() -> None:
+    rows = [{"epoch": 1, "loss": 0.1 + 0.2, "lr": 0.001}, {"epoch": 2, "loss": 1e-30, "lr": 1e-05}]
+    files.write_table("history", pd.DataFrame(rows))
+    with Path("expected.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert Path("plots/history.csv").read_bytes() == Path("expected.csv").read_bytes()
+
+
+def test_no_duplicates_are_read_back_as_none() -> None:
+    files.write_duplicates(pd.DataFrame(columns=["test_index", "score"]))
+    assert files.read_duplicates()["test_index"].to_list() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "missing", "damaged"),
+    [
+        (files.MODEL, "`dvc pull -r released models/resnet50.safetensors`", "`dvc repro --force train`"),
+        (files.tensors_path("val"), "`dvc repro preprocess`", "`dvc repro --force preprocess`"),
+        (Path("elsewhere.safetensors"), "", ""),
+    ],
+)
+def test_a_missing_or_damaged_file_says_how_to_get_it_again(path: Path, missing: str, damaged: str) -> None:
+    with pytest.raises(UserError, match=f"{path} is missing.*{missing}") as told:
+        files.read_tensors(path)
+    assert bool(missing) == ("`" in str(told.value))
+    files.write_bytes(path, b"short")
+    with pytest.raises(UserError, match=f"{path} is damaged.*{damaged}") as told:
+        files.read_tensors(path)
+    assert bool(damaged) == ("`" in str(told.value))
 
 
 def test_a_raw_file_that_changed_is_not_read() -> None:
-    files.write_raw({"data_batch_1": b"abc", "batches.meta": b"def"})
-    files.write_checksums()
-    assert files.read_raw("data_batch_1") == b"abc"
+    files.write_bytes(files.RAW / "data_batch_1", b"abc")
+    files.write_bytes(files.RAW / "batches.meta", b"def")
+    cifar10.write_checksums()
+    assert cifar10.read_raw("data_batch_1") == b"abc"
     (files.RAW / "data_batch_1").write_bytes(b"abd")
-    with pytest.raises(ValueError, match="data_batch_1 is damaged"):
-        files.read_raw("data_batch_1")
+    with pytest.raises(UserError, match="data_batch_1 is damaged"):
+        cifar10.read_raw("data_batch_1")

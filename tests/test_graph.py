@@ -3,27 +3,29 @@
 import ast
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
+from cifar_resnet import files
 from tests.conftest import Clone
 from tools.scratch import ROOT
 
-GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")
+GRAPH = files.read_yaml(ROOT / "dvc.yaml")
 STAGES = list(GRAPH["stages"])
-SHOWN = {"export": ["fetch.dataset", "train"]}  # of other sections, on the model card
+PROCESS = "src/cifar_resnet/process/"  # runs a stage and decides no result
+SHOWN = {"evaluate": ["fetch.dataset"], "export": ["fetch.dataset", "train"]}  # of other sections
 
 
 def project_files(module: str) -> set[str]:
     """The files of this repository that a module may be: its own and its packages' `__init__.py`."""
     parts = module.split(".")
     roots = [Path("src"), Path()]
-    files = [root.joinpath(*parts).with_suffix(".py") for root in roots]
-    files += [root.joinpath(*parts[:n], "__init__.py") for root in roots for n in range(1, len(parts) + 1)]
-    return {str(file) for file in files if (ROOT / file).is_file() and (ROOT / file).stat().st_size}
+    paths = [root.joinpath(*parts).with_suffix(".py") for root in roots]
+    paths += [root.joinpath(*parts[:n], "__init__.py") for root in roots for n in range(1, len(parts) + 1)]
+    return {str(path) for path in paths if (ROOT / path).is_file() and (ROOT / path).stat().st_size}
 
 
 def imports(file: str) -> set[str]:
@@ -43,34 +45,58 @@ def imports(file: str) -> set[str]:
     return found
 
 
-def closure(file: str) -> set[str]:
-    """All files of this repository that running `file` may load."""
+def closure(file: str, through: Callable[[str], bool] = lambda _: True) -> set[str]:
+    """All files of this repository that running `file` may load, by way of files that `through` accepts."""
     seen: set[str] = set()
     todo = {file} | project_files("stages")
     while todo:
         seen |= todo
-        todo = {
-            path for current in todo for module in imports(current) for path in project_files(module)
-        } - seen
+        modules = {module for current in filter(through, todo) for module in imports(current)}
+        todo = {path for module in modules for path in project_files(module)} - seen
     return seen
 
 
+def code(stage: str) -> list[str]:
+    """The deps of a stage that are code."""
+    return [dep for dep in GRAPH["stages"][stage]["deps"] if dep.startswith(("src/", "stages/"))]
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_transitive_project_imports(stage: str) -> None:
+def test_all_that_a_stage_imports_is_among_its_deps_or_decides_no_result(stage: str) -> None:
     assert GRAPH["stages"][stage]["cmd"] == f"python -m stages.{stage}"
-    code = {dep for dep in GRAPH["stages"][stage]["deps"] if dep.endswith(".py")}
-    assert code == closure(f"stages/{stage}.py")
+    deps = code(stage)
+    assert f"stages/{stage}.py" in deps
+    assert all((ROOT / dep).exists() for dep in deps)
+    assert not [dep for dep in deps if dep.startswith(PROCESS)]
+    outside = (PROCESS, "stages/__init__.py", *deps)
+    assert not [file for file in closure(f"stages/{stage}.py") if not file.startswith(outside)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_has_no_dep_that_it_does_not_import(stage: str) -> None:
+    imported = closure(f"stages/{stage}.py", through=lambda file: not file.startswith(PROCESS))
+    assert not [dep for dep in code(stage) if not any(file.startswith(dep) for file in imported)]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_its_file_and_its_params_section(stage: str) -> None:
     assert GRAPH["stages"][stage]["params"] == [stage, *SHOWN.get(stage, [])]
-    assert stage in YAML(typ="safe").load(ROOT / "params.yaml")
+    assert stage in files.read_yaml(ROOT / "params.yaml")
     assert len((ROOT / f"stages/{stage}.py").read_text().splitlines()) <= 60
 
 
 def test_training_does_not_see_the_test_images() -> None:
     assert not [dep for dep in GRAPH["stages"]["train"]["deps"] if "test" in dep]
+
+
+def test_an_edit_to_the_progress_bar_leaves_dvc_status_clean_and_one_to_augmentation_flags_train_alone(
+    finished: Clone, tmp_path: Path
+) -> None:
+    clone = finished.copy(tmp_path)
+    for path, stale in (("process/progress.py", {}), ("training/augmentation.py", {"train"})):
+        file = clone.folder / "src/cifar_resnet" / path
+        file.write_text(file.read_text() + "# edited\n")
+        assert set(json.loads(clone.dvc("status", "--json"))) == set(stale), path
 
 
 def entries(kind: str) -> list[tuple[str, dict[str, Any]]]:

@@ -1,36 +1,21 @@
-"""The page of `dvc plots show` in a scratch DVC repository, and in a real browser without a network."""
+"""The page of `dvc plots show`, in clones and in a real browser without a network."""
 
-import os
 import re
-import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.conftest import Clone
+from tests.browser import NEEDS_BROWSER, drawn, run, shown_page
 from tools import scratch
 
-ROOT = Path(__file__).parents[1]
-
-CHROMIUM = shutil.which("chromium") or ""
-CHROMIUM_FLAGS = shlex.split("""
-    --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
-    --disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=20000 --dump-dom
-""")
-CHARTS = (
-    "Loss",
-    "Accuracy",
-    "Learning rate",
-    "Confusion, per actual class",
-    "Accuracy per class",
-    "Reliability",
-)
+PAGE = (".dvc/config", ".dvc/.gitignore", "tools/plots_page.html")  # what git has of it
 
 DVC_YAML = """
+stages:
+  look: {cmd: dvc plots show, deps: [history.csv], outs: [dvc_plots]}
 plots:
   - loss: {template: simple, x: epoch, y: {history.csv: [train_loss, val_loss]}}
   - confusion.csv: {template: confusion_normalized, x: predicted, y: actual}
@@ -42,116 +27,114 @@ CONFUSION = "actual,predicted\nbird,bird\nbird,bird\nbird,bird\nbird,cat\ncat,ca
 PER_CLASS = "class,accuracy\nbird,0.75\ncat,1.0\nship,1.0\n"
 
 
-def run(cwd: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run `command` with the `dvc` and the `tools` of this checkout."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def shown_page(repository: Path) -> str:
-    run(repository, "dvc", "plots", "show")
-    return (repository / "dvc_plots" / "index.html").read_text(encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with this one's page and plots of its own."""
     folder = tmp_path_factory.mktemp("repository")
     run(folder, "git", "init", "--quiet")
     run(folder, "dvc", "init", "--quiet")
+    (folder / "tools").mkdir()
+    for path in PAGE:
+        shutil.copy(scratch.ROOT / path, folder / path)
+    (folder / ".gitignore").write_text("/dvc_plots\n")
     (folder / "dvc.yaml").write_text(DVC_YAML)
     (folder / "history.csv").write_text(HISTORY)
     (folder / "confusion.csv").write_text(CONFUSION)
     (folder / "per_class.csv").write_text(PER_CLASS)
     Image.new("RGB", (64, 48), "navy").save(folder / "samples.png")
-    run(folder, "git", "add", ".")
-    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    run(folder, "git", *author, "commit", "--quiet", "--message", "plots")
+    scratch.commit(folder, "plots")
     run(folder, sys.executable, "-m", "tools.plots_page")
     return folder
 
 
 @pytest.fixture
 def clone(repository: Path, tmp_path: Path) -> Path:
+    """A clone that was never set up."""
     run(tmp_path, "git", "clone", "--quiet", str(repository), "clone")
     return tmp_path / "clone"
 
 
-def test_page_loads_nothing_from_the_network(repository: Path) -> None:
+def test_setting_up_leaves_the_clone_as_git_has_it(repository: Path) -> None:
+    assert scratch.git(repository, "status", "--porcelain") == ""
+    assert not (repository / ".dvc" / "config.local").exists()
+
+
+def test_the_page_knows_no_absolute_path_and_names_the_network_only_where_browsers_do_not_look(
+    repository: Path,
+) -> None:
     page = shown_page(repository)
-    assert "window.vegaEmbed=" in page
-    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|@import|cdn\.|jsdelivr|unpkg""", page)
+    assert str(repository) not in page
+    elsewhere = r"""(src|href)\s*=\s*["']?(https?:)?//|@import|cdn\.|jsdelivr|unpkg"""
+    assert re.search(elsewhere, page)
+    assert not re.search(elsewhere, re.sub(r"<noscript.*?</noscript>", "", page, flags=re.DOTALL))
 
 
-def test_clone_that_was_never_set_up_shows_dvcs_own_page(clone: Path) -> None:
-    assert "<title>DVC Plot</title>" in shown_page(clone)
+def test_the_script_holds_the_licences_and_loads_nothing_from_the_network(repository: Path) -> None:
+    script = (repository / ".dvc/plots/vega.js").read_text(encoding="utf-8")
+    assert "Vega-Lite:  Copyright (c)" in script[: script.index("*/")]
+    assert "THIS SOFTWARE IS PROVIDED" in script[: script.index("*/")]
+    assert not re.search(r"@import|cdn\.|jsdelivr|unpkg", script)
 
 
-def test_local_config_copied_for_a_temporary_run_finds_the_page(repository: Path, clone: Path) -> None:
-    shutil.copy(repository / ".dvc" / "config.local", clone / ".dvc")
-    assert "window.vegaEmbed=" in shown_page(clone)
+def test_an_experiment_in_a_folder_of_its_own_can_show_its_plots(clone: Path) -> None:
+    (clone / "history.csv").write_text(HISTORY.replace("0.9", "0.8"))  # what `dvc exp run` takes along
+    output = run(clone, "dvc", "exp", "run", "--temp", "--name", "looked").stdout
+    assert "dvc_plots/index.html" in output
+    assert "looked" in run(clone, "dvc", "exp", "list", "--name-only").stdout
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="needs a browser: apt-get install chromium")
-def test_every_chart_draws_in_a_browser_without_a_network(repository: Path, tmp_path: Path) -> None:
-    shown_page(repository)
-    page, console = drawn(repository, tmp_path)
+def draws_all(folder: Path, profile: Path) -> None:
+    """Check that a browser without a network draws the charts of `repository` in this copy of it."""
+    shown_page(folder)
+    page, console = drawn(folder, profile)
     lines = re.findall(r'aria-label="[^"]*field: (\w+);[^"]*"[^>]* d="(M[^"]*)"', page)
     assert [(field, path.count("L")) for field, path in lines] == [("train_loss", 2), ("val_loss", 2)]
     assert "predicted: bird; actual: bird; percent_of_y: 0.75" in page
     bars = re.findall(r'aria-label="accuracy: ([\d.]+); class: (\w+);[^"]*"[^>]* d="M', page)
     assert sorted(bars) == [("0.75", "bird"), ("1", "cat"), ("1", "ship")]
     pictures = re.findall(r'<img src="(static/[^"]*)"', page)
-    assert [(repository / "dvc_plots" / picture).is_file() for picture in pictures] == [True]
+    assert [(folder / "dvc_plots" / picture).is_file() for picture in pictures] == [True]
     assert console == []
+    assert '<p id="no-charts" hidden="">' in page
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="needs a browser: apt-get install chromium")
-def test_every_chart_of_a_run_and_of_two_compared_draws(finished: Clone, tmp_path: Path) -> None:
-    run(finished.folder, sys.executable, "-m", "tools.plots_page")
-    shown_page(finished.folder)
-    page, console = drawn(finished.folder, tmp_path / "show")
-    marks = marks_by_title(page)
-    assert set(marks) == set(CHARTS)
-    assert all(count > 0 for count in marks.values()), marks
-    assert console == []
-    pictures = {
-        Path(picture).name.split("_")[-1] for picture in re.findall(r'<img src="(static/[^"]*)"', page)
-    }
-    assert pictures == {path.name for path in (finished.folder / "plots").glob("*.png")}
-    try:
-        for path in (finished.folder / "plots").glob("*.csv"):  # as another run would have left it
-            path.write_text(path.read_text().replace("0.", "0.1"))
-        run(finished.folder, "dvc", "plots", "diff", "HEAD")
-        page, console = drawn(finished.folder, tmp_path / "diff")
-        assert set(marks_by_title(page)) == set(CHARTS)
-        assert all(count >= marks[title] for title, count in marks_by_title(page).items())
-        assert {"HEAD", "workspace"} <= set(re.findall(r"rev: (\w+)", page))
-        assert console == []
-    finally:
-        scratch.git(finished.folder, "checkout", "--", ".")
+@NEEDS_BROWSER
+def test_every_chart_draws_in_a_browser_without_a_network(repository: Path, tmp_path: Path) -> None:
+    draws_all(repository, tmp_path)
 
 
-def drawn(repository: Path, profile: Path) -> tuple[str, list[str]]:
-    """The page as a browser without a network draws it, and what it says on its console."""
-    offline = ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
-    page = repository / "dvc_plots" / "index.html"
-    browser = run(repository, CHROMIUM, *CHROMIUM_FLAGS, *offline, page.as_uri())
-    # DVC's charts name version 5 of Vega-Lite and hold empty channels.
-    known = ("WARN ", "The input spec uses Vega-Lite v5")
-    console = re.findall(r'CONSOLE:\d+\] "(.*)", source:', browser.stderr)
-    return browser.stdout, [line for line in console if not line.startswith(known)]
+@NEEDS_BROWSER
+def test_a_moved_clone_draws_its_charts(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository, tmp_path / "before")
+    (tmp_path / "before").rename(tmp_path / "after # a move")
+    draws_all(tmp_path / "after # a move", tmp_path / "profile")
 
 
-def marks_by_title(page: str) -> dict[str, int]:
-    """How many marks each of the charts in a drawn page holds."""
-    return {
-        title: chart.count('role="graphics-symbol"')
-        for chart in re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-        for title in CHARTS
-        if f"Title text '{title}'" in chart
-    }
+@NEEDS_BROWSER
+def test_a_copied_dvc_folder_is_enough(repository: Path, clone: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / ".dvc", clone / ".dvc", dirs_exist_ok=True)
+    draws_all(clone, tmp_path / "profile")
+
+
+@NEEDS_BROWSER
+@pytest.mark.parametrize(
+    "place", ["exps/standalone/tmp1", "exps/tmp1"]
+)  # of `dvc exp run --temp`, of the queue
+def test_a_running_experiment_draws_with_the_script_of_its_clone(
+    repository: Path, tmp_path: Path, place: str
+) -> None:
+    shutil.copytree(repository, tmp_path / "clone")
+    inside = tmp_path / "clone/.dvc/tmp" / place
+    run(tmp_path, "git", "clone", "--quiet", str(repository), str(inside))
+    draws_all(inside, tmp_path / "profile")
+
+
+@NEEDS_BROWSER
+def test_a_clone_that_was_never_set_up_says_what_its_charts_need(clone: Path, tmp_path: Path) -> None:
+    shown_page(clone)
+    page, _ = drawn(clone, tmp_path / "profile")
+    assert '<p id="no-charts">The charts need a network' in page
+    tried = re.sub(r"<noscript.*?</noscript>", "", page, flags=re.DOTALL)
+    scripts = re.findall(r'<script[^>]* src="https:[^"]*/npm/([\w-]+)', tried)
+    assert scripts == ["vega", "vega-lite", "vega-embed"]
+    assert "<svg" not in page

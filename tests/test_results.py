@@ -3,65 +3,115 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from tools import results, scratch
+from tools import ablation, estimate, recipes, results, scratch, tables
 
 HARDWARE = {"device": "cpu x86_64", "processor": "P", "torch": "2", "python": "3"}
 
 
-def write(folder: Path, name: str, accuracies: list[float], test: bool = False) -> None:
+def sweep(accuracies: list[float], test: bool = False, **facts: Any) -> dict[str, Any]:
     runs = {
-        f"{name}-{seed}": {"train": {"val_accuracy": value, "minutes": 2}}
-        | ({"test": {"accuracy": value - 0.01}} if test else {})
+        f"it-{seed}": {
+            "data": {"train_images": 2000, "val_images": 1000, "test_images": 10_000},
+            "train": {"val_accuracy": value, "train_accuracy": value},
+            **({"test": {"test_accuracy": value - 0.01}} if test else {}),
+            "minutes": 2.0,
+            "interruptions": seed,
+            "hardware": HARDWARE,
+        }
+        | facts
         for seed, value in enumerate(accuracies)
     }
-    (folder / "results").mkdir(exist_ok=True)
-    (folder / f"results/{name}.json").write_text(json.dumps({"hardware": HARDWARE, "runs": runs}))
+    return {"command": "C", "recipe": {}, "commit": "0123456789", "runs": runs}
 
 
-def test_the_interval_is_students() -> None:
-    mean, deviation, half = results.interval([90.0, 91.0, 93.0])
-    assert (mean, deviation) == pytest.approx((274 / 3, np.std([90, 91, 93], ddof=1)))
-    assert half == pytest.approx(4.302653 * deviation / math.sqrt(3), rel=1e-6)  # t of 97.5 %, 2 degrees
+def cells(table: str) -> list[list[str]]:
+    """The lines of a Markdown table without its heads."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
 
-def test_the_results_page_is_made_of_the_runs() -> None:
-    document = results.DOCUMENT.read_text()
-    assert results.rendered(document) == document, "run `python -m tools.results`"
+def test_the_page_is_made_of_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scratch.ROOT)
+    assert results.DOCUMENT.read_text() == results.page(), "run `python -m tools.results`"
 
 
 def test_the_readme_has_the_measured_numbers() -> None:
     readme = (scratch.ROOT / "README.md").read_text()
-    found = json.loads((scratch.ROOT / "metrics/duplicates.json").read_text())["near_duplicates"]
-    assert f"({found} of CIFAR-10's 10,000)" in readme
-    (accuracy,) = results.values(results.read(scratch.ROOT / "results/quick.json"), "test", "accuracy")
+    found = json.loads((scratch.ROOT / "metrics/duplicates.json").read_text())["duplicates"]
+    assert f"({found} of CIFAR-10's 10,000," in readme
+    quick = json.loads((scratch.ROOT / "results/quick.json").read_text())
+    (accuracy,) = tables.values(quick, "test", "test_accuracy")
     assert f"for two CPU cores: {100 * accuracy:.1f} % of the test images right" in readme
 
 
-def test_full_runs_and_ablation_are_in_their_own_tables(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    assert results.full() == results.ablation() == results.NOTHING
-    write(tmp_path, "quick", [0.9], test=True)
-    write(tmp_path, "tuned", [0.91, 0.93])
-    write(tmp_path, "ablation-all", [0.5, 0.6])
-    write(tmp_path, "ablation-less", [0.47, 0.55])
-    assert results.full().splitlines()[2:] == [
-        "| quick | 1 | 90.00 | 89.00 |  | 2 | P, PyTorch 2, Python 3 |",
-        "| tuned | 2 | 92.00 (sd 1.41, ±12.71) |  |  | 2 | P, PyTorch 2, Python 3 |",
+def test_the_interval_over_seeds_is_students() -> None:
+    deviation = np.std([90, 91, 93], ddof=1)
+    half = 4.302653 * deviation / math.sqrt(3)  # t of 97.5 %, 2 degrees of freedom
+    expected = f"{274 / 3 - half:.2f} to {274 / 3 + half:.2f} (standard deviation {deviation:.2f})"
+    assert tables.over_seeds([0.90, 0.91, 0.93]) == expected
+    assert tables.over_seeds([0.9]) == "one seed"
+
+
+def test_the_interval_over_images_is_wilsons() -> None:
+    z, n, p = 1.959964, 10_000, 0.9201
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    assert tables.over_images(p, n) == f"{100 * low:.2f} to {100 * high:.2f}"
+
+
+def test_each_recipe_says_what_it_reached_and_how_it_was_run() -> None:
+    sweeps = {"quick": sweep([0.9], test=True), "tuned": sweep([0.91, 0.93])}
+    assert [line[:3] + line[4:5] for line in cells(tables.accuracies(sweeps))] == [
+        ["quick", "validation (1,000)", "90.00", "1"],
+        ["quick", "test (10,000)", "89.00", "1"],
+        ["tuned", "validation (1,000)", "92.00", "2"],
     ]
-    assert results.ablation().splitlines()[0].endswith("over all recipes: 6.40.")
-    high = stats.ttest_ind([47, 55], [50, 60]).confidence_interval().high
-    lines = ["| all | 2 | 55.00 |  |", f"| less | 2 | 51.00 | -4.00 ±{high + 4:.2f} |"]
-    assert results.ablation().splitlines()[4:] == lines
-    write(tmp_path, "ablation-less", [0.47])
-    high = stats.ttest_ind([47], [50, 60]).confidence_interval().high
-    assert results.ablation().splitlines()[-1] == f"| less | 1 | 47.00 | -8.00 ±{high + 8:.2f} |"
-    write(tmp_path, "ablation-all", [0.5])
-    assert results.ablation().splitlines()[0] == "P, PyTorch 2, Python 3."
-    assert results.ablation().splitlines()[-1] == "| less | 1 | 47.00 | -3.00 |"
+    hardware = "P, PyTorch 2, Python 3"
+    assert cells(tables.circumstances(sweeps)) == [
+        ["quick", "1", "`C`", "0123456", hardware, "2 (of 1 runs)", "0"],
+        ["tuned", "2", "`C`", "0123456", hardware, "2 (of 2 runs)", "1"],
+    ]
+    unknown = {"old": sweep([0.9], minutes=None, interruptions=None, hardware=None)}
+    assert cells(tables.circumstances(unknown))[0][4:] == ["not known"] * 3
+
+
+def test_comparisons_with_one_control_hold_at_once() -> None:
+    sweeps = {"all": sweep([0.50, 0.54]), "less": sweep([0.30, 0.31]), "near": sweep([0.51])}
+    found = ablation.samples(sweeps)
+    ends = ablation.differences(found)
+    pooled = math.sqrt((4 * 2 + 0.5) / 2)  # of (50, 54) and (30, 31), in points
+    assert ablation.deviation(found) == pytest.approx(pooled)
+    dunnett = stats.dunnett([30, 31], [51], control=[50, 54], rng=0).confidence_interval()
+    assert ends["less"] == pytest.approx((dunnett.low[0], dunnett.high[0]))
+    alone = stats.t.ppf(0.975, 2) * pooled  # of one comparison of two with two
+    assert -21.5 - ends["less"][0] > alone, "wider than an interval that holds by itself"
+    readings = ablation.readings(found, ends)
+    assert readings == {"better": {}, "worse": {"less": -21.5}, "within chance": {"near": -1}}
+    assert [line[0] for line in cells(ablation.table(sweeps, ends))] == ["all", "near", "less"]
+    assert ablation.differences(ablation.samples({"all": sweep([0.5]), "less": sweep([0.3])})) == {}
+
+
+def test_a_recipe_that_was_changed_after_its_runs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scratch.ROOT)
+    sweeps = results.read()
+    del sweeps["quick"]["recipe"]["train"]["label_smoothing"]
+    sweeps["quick"]["recipe"]["train"]["epochs"] = 1
+    assert results.outdated(sweeps)["quick"] == ["train.epochs", "train.label_smoothing"]
+    assert results.outdated({"tuned": {"recipe": recipes.read_recipe(Path("recipes/tuned.yaml"))}}) == {}
+
+
+def test_what_was_not_measured_says_so_with_its_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scratch.ROOT)
+    rows = cells(tables.unmeasured({"quick"}))
+    assert ["reference", "unmeasured"] in [row[:2] for row in rows]
+    assert not {"quick", "demo", "small"} & {row[0] for row in rows}
+    cpu, gpu = estimate.hours(Path("recipes/reference.yaml"))
+    assert cpu == pytest.approx(50 * 45_000 / estimate.cpu_images() / 3600)
+    assert gpu == pytest.approx(50 * 45_000 / estimate.GPU_IMAGES / 3600)
+    smaller, _ = estimate.hours(Path("recipes/quick.yaml"))
+    assert 30 / 50 / 8 < smaller / cpu < 30 / 50 / 5  # a sixth of the arithmetic

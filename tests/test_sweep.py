@@ -1,185 +1,202 @@
-"""Recipes as experiments in DVC's queue."""
+"""Recipes as experiments, several at a time on this machine, and as jobs of submitit's local executor."""
 
+import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
-from stages import files
 from tests.conftest import Clone
-from tests.test_cluster import alone, models, prepared
-from tests.test_files import CONFIGS
-from tools import scratch, sweep
+from tools import scratch
 
-RECIPE = """
-train:
-  label_smoothing: 0.1
-  schedule:
-    shape: cosine
-    warmup: 0.25
-  optimizer:
-    betas: [0.8, 0.9]
-    decay_all: false
-  mixing:
-    cutmix: 0.5
-    plain_epochs: 1
-evaluate:
-  flip: true
-"""
+pytestmark = pytest.mark.slow
+SWEEP = ("python", "-m", "tools.sweep", "recipes/new.yaml")
+MODEL = "models/resnet50.safetensors"
 
 
-def test_settings_are_what_dvc_takes() -> None:
-    changes = YAML(typ="safe").load(RECIPE)
-    assert [f"{name}={value}" for name, value in sweep.settings(changes)] == [
-        "train.label_smoothing=0.1",
-        "train.schedule.shape=cosine",
-        "train.schedule.warmup=0.25",
-        "train.optimizer.betas=[0.8, 0.9]",
-        "train.optimizer.decay_all=false",
-        "train.mixing.cutmix=0.5",
-        "train.mixing.plain_epochs=1",
-        "evaluate.flip=true",
-    ]
+def prepared(finished: Clone, folder: Path, **recipes: str) -> Clone:
+    """A clone with recipes, whose data are made already, and a cache without other runs' states."""
+    clone = finished.copy(folder)
+    clone.cache = folder / "cache"
+    for name, text in recipes.items():
+        (clone.folder / f"recipes/{name}.yaml").write_text(text)
+    scratch.commit(clone.folder, "recipes")
+    return clone
 
 
-def test_a_recipe_stands_on_others(tmp_path: Path) -> None:
-    (tmp_path / "low.yaml").write_text("train: {epochs: 1, optimizer: {lr: 1, betas: [0, 0]}}")
-    (tmp_path / "high.yaml").write_text("train: {epochs: 2}\nevaluate: {flip: true}")
-    (tmp_path / "in").mkdir()
-    top = tmp_path / "in/top.yaml"
-    top.write_text("base: [../low.yaml, ../high.yaml]\ntrain: {optimizer: {betas: [1, 1]}}")
-    expected = {"train": {"epochs": 2, "optimizer": {"lr": 1, "betas": [1, 1]}}, "evaluate": {"flip": True}}
-    assert sweep.read_recipe(top) == expected
+def models(clone: Clone) -> dict[str, str]:
+    """The MD5 of each experiment's model, by name."""
+    found = {}
+    for ref in scratch.git(clone.folder, "for-each-ref", "--format=%(refname)", "refs/exps").split():
+        *place, name = ref.split("/")
+        if len(place) == 4:  # not a stash of the queue's
+            lock = yaml.safe_load(scratch.git(clone.folder, "show", f"{ref}:dvc.lock"))
+            hashes = {out["path"]: out["md5"] for out in lock["stages"]["train"]["outs"]}
+            found[name] = hashes[MODEL]
+    return found
 
 
-@pytest.mark.parametrize("recipe", sorted(scratch.ROOT.glob("recipes/**/*.yaml")), ids=sweep.title)
-def test_a_recipe_is_valid_and_holds_only_what_differs(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    yaml = YAML(typ="safe")
-    own, params = yaml.load(recipe) or {}, yaml.load(scratch.ROOT / "params.yaml")
-    for base in own.pop("base", []):
-        scratch.merge(params, sweep.read_recipe(recipe.parent / base))
-    before = dict(sweep.settings(params))
-    for name, value in sweep.settings(own):
-        assert before[name] != value, f"{name} is as it would be without it"
-    scratch.merge(params, own)
-    yaml.dump(params, tmp_path / "params.yaml")
-    monkeypatch.chdir(tmp_path)
-    for section, config_class in CONFIGS.items():
-        files.read_params(section, config_class)
+def alone(clone: Clone, changes: dict[str, Any], seed: int) -> str:
+    """The MD5 of the model of a run without DVC."""
+    clone.change(changes | {"train": changes["train"] | {"seed": seed}})
+    clone.stage("train", XDG_CACHE_HOME=str(clone.cache / "alone"))
+    return hashlib.md5(clone.read(MODEL)).hexdigest()
 
 
-def test_the_minutes_of_training_come_from_its_lines() -> None:
-    line = "epoch {}/2  train loss 2 accuracy 1%  validation loss 1 accuracy 2%  {} s  1,000 images/s"
-    log = "\n".join(["Running", line.format(1, "30.5"), line.format(2, "59.5")])
-    assert sweep.minutes(log) == 1.5
-    assert sweep.minutes(f"resuming this run after 3 epochs\n{log}") is None
-    assert sweep.minutes("Stage 'train' is cached - skipping run, checking out outputs") is None
+def results(clone: Clone) -> dict[str, Any]:
+    """The runs of the sweep of recipes/new.yaml."""
+    runs: dict[str, Any] = json.loads(clone.read("results/new.json"))["runs"]
+    return runs
 
 
-@pytest.mark.slow
-def test_a_recipe_runs_with_its_seeds_and_leaves_the_workspace_alone(finished: Clone, tmp_path: Path) -> None:
-    clone = prepared(finished, tmp_path, RECIPE)
-    printed = clone.run("python", "-m", "tools.sweep", "recipes/new.yaml", "--seeds", "2", "--test")
-    assert "| new | 2 |" in printed
-    runs = json.loads(clone.read("results/new.json"))["runs"]
-    assert list(runs) == ["new-0", "new-1"]
-    assert runs["new-0"] != runs["new-1"]
-    for name, run in runs.items():
-        assert run["train"]["minutes"] > 0
-        assert {"accuracy", "accuracy_with_flip", "loss_with_flip"} <= set(run["test"])
-        params = clone.dvc("params", "diff", "HEAD", name)
-        assert "train.schedule.shape" in params
-        assert "cosine" in params
-    assert scratch.git(clone.folder, "status", "--porcelain").split() == ["??", "results/new.json"]
-    # Another one under the same names waits for its own runs, which are in DVC's cache.
-    clone.run("python", "-m", "tools.sweep", "recipes/new.yaml", "--seeds", "2", "--test")
-    for name, again in json.loads(clone.read("results/new.json"))["runs"].items():
-        assert again["train"].pop("minutes") is None
-        assert again["train"] == {key: runs[name]["train"][key] for key in again["train"]}
-        assert again["test"] == runs[name]["test"]
-    clone.dvc("exp", "apply", "new-1")
-    clone.stage("train")  # alone, it gives the same bits
-    clone.stage("evaluate")
-    test = json.loads(clone.read("metrics/test.json"))
-    assert test["accuracy_with_flip"] == runs["new-1"]["test"]["accuracy_with_flip"]
+@contextmanager
+def started(clone: Clone, *arguments: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    """A sweep that runs beside the test."""
+    with subprocess.Popen(
+        [*SWEEP, *arguments],
+        cwd=clone.folder,
+        env=clone.environment | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        yield process
 
 
-@pytest.mark.slow
-def test_without_test_the_test_images_stay_unread(finished: Clone, tmp_path: Path) -> None:
-    clone = prepared(finished, tmp_path, "train: {epochs: 1}\n")
-    clone.run("python", "-m", "tools.sweep", "recipes/new.yaml")
-    assert set(json.loads(clone.read("results/new.json"))["runs"]["new-0"]) == {"train"}
-
-
-@pytest.mark.slow
-def test_a_failed_run_is_named(finished: Clone, tmp_path: Path) -> None:
-    clone = prepared(finished, tmp_path, "train: {epochs: 0}\n")
-    printed = clone.run("python", "-m", "tools.sweep", "recipes/new.yaml", status=1)
-    assert "error: new-0 failed; `dvc queue logs new-0` says why" in printed
-    assert "train.epochs: input should be greater" in clone.dvc("queue", "logs", "new-0")
-
-
-def test_a_run_whose_worker_has_stopped_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = iter(
-        [f"1 new-0 {status}\n\nWorker status: 0 active, 0 idle" for status in ["Running"] * 9 + ["Success"]]
-    )
-    monkeypatch.setattr(sweep, "dvc", lambda *_: next(looks))
-    monkeypatch.setattr(sweep, "SECONDS", 0)
-    monkeypatch.setattr(sweep, "PATIENCE", 2)
-    monkeypatch.setattr(sweep, "executing", lambda: True)
-    assert sweep.wait({"new-0"}) == set()
-    looks = iter(["1 new-0 Running\n\nWorker status: 0 active, 0 idle"] * 9)
-    monkeypatch.setattr(sweep, "executing", lambda: False)
-    with pytest.raises(SystemExit, match="no worker takes the experiments"):
-        sweep.wait({"new-0"})
-
-
-def kill_a_trainer(clone: Clone, sweep: "subprocess.Popen[bytes]") -> None:
-    """SIGKILL one of the sweep's training processes, once it has saved a state."""
+def trainer(clone: Clone, sweep: "subprocess.Popen[str]") -> int:
+    """The process of a run that has saved a state."""
     deadline = time.monotonic() + 180
     while sweep.poll() is None:
         assert time.monotonic() < deadline
         for holder in (clone.cache / "cifar-resnet/resume").glob("*/holder.json"):
-            if list(holder.parent.glob("*.pt")):
-                os.kill(json.loads(holder.read_text())["pid"], signal.SIGKILL)
-                return
+            if list(holder.parent.glob("[!.]*.pt")):
+                return int(json.loads(holder.read_text())["pid"])
         time.sleep(0.01)
-    pytest.fail("the sweep ended before")
+    pytest.fail(f"the sweep ended before:\n{sweep.stdout and sweep.stdout.read()}")
 
 
-@pytest.mark.slow
-def test_eight_runs_on_two_workers_one_killed_equal_runs_alone(
-    finished: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = "train: {epochs: 12, patience: 12}\n"
-    clone = prepared(finished, tmp_path, recipe)
-    clone.cache = tmp_path / "cache"  # no other run's states
-    command = ["python", "-m", "tools.sweep", "recipes/new.yaml", "--seeds", "8", "--jobs", "2"]
-    with (tmp_path / "printed").open("w") as printed:
-        first = subprocess.Popen(
-            command, cwd=clone.folder, env=clone.environment, stdout=printed, stderr=printed
-        )
-    kill_a_trainer(clone, first)
-    monkeypatch.chdir(clone.folder)
-    assert sweep.executing()
-    assert first.wait() == 1
-    lines = (tmp_path / "printed").read_text()
-    (failed,) = re.findall(r"^(new-\d): failed$", lines, re.MULTILINE)
-    assert lines.count(": success") == 7
-    assert f"error: {failed} failed" in lines
-    assert not sweep.executing()
-    printed_again = clone.run(*command)
-    assert "| new | 8 |" in printed_again
-    assert "resuming this run after" in clone.dvc("queue", "logs", failed)
-    runs = json.loads(clone.read("results/new.json"))["runs"]
-    assert {run["train"]["minutes"] for run in runs.values()} == {None}, "cached, or begun before"
-    changes = {"train": {"epochs": 12, "patience": 12}}
+def test_eight_runs_on_two_jobs_one_killed_equal_runs_alone(finished: Clone, tmp_path: Path) -> None:
+    clone = prepared(finished, tmp_path, new="train: {epochs: 4}\n")
+    with started(clone, "--seeds", "8", "--jobs", "2") as first:
+        os.kill(trainer(clone, first), signal.SIGKILL)
+        printed, _ = first.communicate()
+    assert first.returncode == 1, printed
+    (failed,) = (line.split(":")[0] for line in printed.splitlines() if line.endswith(": failed"))
+    assert printed.count(": done") == 7
+    console = clone.folder / f"logs/sweep/{failed}/console.log"
+    assert f"error: {failed} failed, {console} says why; the same command again" in printed
+    assert "| new " in clone.run(*SWEEP, "--seeds", "8", "--jobs", "2")
+    assert "resuming this run after" in console.read_text()
+    changes = {"train": {"epochs": 4}}
     assert models(clone) == {f"new-{seed}": alone(clone, changes, seed) for seed in range(8)}
+    runs = results(clone)
+    assert list(runs) == [f"new-{seed}" for seed in range(8)]
+    assert {name: run["interruptions"] for name, run in runs.items()} == {n: int(n == failed) for n in runs}
+    for run in runs.values():
+        assert run["minutes"] > 0
+        assert run["hardware"]["threads"] == 1
+        assert set(run) == {"data", "train", "minutes", "interruptions", "hardware"}, "no test metrics"
+    consoles = [path.read_text() for path in clone.folder.glob("logs/sweep/*/console.log")]
+    assert sum(text.count("is cached - skipping run") for text in consoles) == 7
+    assert sum(text.count("Running stage 'train'") for text in consoles) == 9
+    assert not list((clone.folder / ".dvc/tmp").glob("sweep-*"))
+
+
+def test_with_test_the_test_images_are_read_and_the_workspace_stays(finished: Clone, tmp_path: Path) -> None:
+    clone = prepared(finished, tmp_path, new="train: {epochs: 1}\nevaluate: {flip: true}\n")
+    clone.run(*SWEEP, "--test")
+    assert scratch.git(clone.folder, "status", "--porcelain").split() == ["??", "results/new.json"]
+    first = results(clone)["new-0"]
+    assert {"test_accuracy", "test_accuracy_with_flip"} <= set(first["test"])
+    difference = clone.dvc("params", "diff", "HEAD", "new-0")
+    assert "train.epochs" in difference
+    assert "evaluate.flip" in difference
+    # Another sweep under the same name, with edits that no commit has.
+    (clone.folder / "recipes/new.yaml").write_text("train: {epochs: 2}\nevaluate: {flip: true}\n")
+    clone.change({"evaluate": {"batch_size": 50}})
+    clone.run(*SWEEP, "--test")
+    second = json.loads(clone.read("results/new.json"))
+    assert second["commit"].endswith("-dirty")
+    assert second["runs"]["new-0"]["train"]["epochs"] == 2
+    assert "batch_size: 50" in clone.read("params.yaml").decode(), "the edit is still there"
+    clone.dvc("exp", "apply", "--quiet", "new-0")
+    assert "batch_size: 50" in clone.read("params.yaml").decode()
+    clone.stage("evaluate")  # alone, it gives the same
+    assert json.loads(clone.read("metrics/test.json")) == second["runs"]["new-0"]["test"]
+
+
+def test_a_sweep_that_is_stopped_leaves_nothing_running(finished: Clone, tmp_path: Path) -> None:
+    clone = prepared(finished, tmp_path, new="train: {epochs: 60, patience: 60}\n")
+    # Not the quick Python: its processes are in no group of the sweep's.
+    with started(clone, "--seeds", "2", REAL_PYTHON="1") as sweep:
+        process = trainer(clone, sweep)
+        sweep.terminate()
+        printed, _ = sweep.communicate()
+    assert sweep.returncode == 1
+    assert "stopped; the same command again takes up the runs" in printed
+    assert not Path(f"/proc/{process}").exists()
+    assert "SIGINT: saving the state and stopping" in clone.read("logs/sweep/new-0/console.log").decode()
+    assert not (clone.folder / "logs/sweep/new-1").exists()
+    assert not list((clone.folder / ".dvc/tmp").glob("sweep-*"))
+
+
+def job_process(clone: Clone) -> int | None:
+    """The process in which submitit calls the job of recipes/new.yaml."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+            inside = b"submitit.core._submit" in command and str(clone.folder).encode() in command
+            if inside and b"sweep-new-" in b"".join(p.read_bytes() for p in children(process)):
+                return int(process.name)
+        except OSError:
+            continue  # it has ended
+    return None
+
+
+def children(process: Path) -> list[Path]:
+    """The environments of a process's children."""
+    pids = (process / f"task/{process.name}/children").read_text().split()
+    return [Path(f"/proc/{pid}/environ") for pid in pids]
+
+
+def test_a_preempted_job_goes_on_to_the_same_bits_and_a_failed_one_is_named(
+    finished: Clone, tmp_path: Path
+) -> None:
+    recipes = {"new": "train: {epochs: 12, patience: 12}\n", "wrong": "train: {epochs: 0}\n"}
+    clone = prepared(finished, tmp_path, **recipes)
+    local = ("recipes/wrong.yaml", "--cluster", "local", "--cpu")
+    with started(clone, *local, REAL_PYTHON="1") as submitted:
+        trainer(clone, submitted)
+        process = job_process(clone)
+        assert process
+        os.kill(process, signal.SIGUSR2)  # as Slurm does
+        printed, _ = submitted.communicate()
+    assert submitted.returncode == 1
+    assert "new-0: done" in printed
+    assert "error: wrong-0 failed, " in printed
+    assert "train.epochs: input should be greater" in clone.read("logs/sweep/wrong-0/console.log").decode()
+    assert clone.read("logs/sweep/new-0/console.log").decode().count("resuming this run after") == 1
+    changes = {"train": {"epochs": 12, "patience": 12}}
+    assert models(clone) == {"new-0": alone(clone, changes, 0)}
+
+
+def test_dvcs_own_queue_runs_an_experiment(finished: Clone, tmp_path: Path) -> None:
+    clone = prepared(finished, tmp_path)
+    clone.dvc("exp", "run", "--queue", "--name", "queued", "-S", "train.epochs=1", "train")
+    # Not through a pipe, which the worker would hold open.
+    start = ["dvc", "queue", "start"]
+    subprocess.run(start, cwd=clone.folder, env=clone.environment, check=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while "queued" not in models(clone):
+        assert time.monotonic() < deadline, clone.dvc("queue", "status")
+        time.sleep(0.5)
+    clone.dvc("queue", "stop", "--kill")
+    assert models(clone)["queued"] == alone(clone, {"train": {"epochs": 1}}, 0)

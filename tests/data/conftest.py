@@ -1,0 +1,52 @@
+"""The official files, and a server with stand-ins for them."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cifar_resnet.data import archive, download
+from cifar_resnet.data.archive import FOLDER
+from tests.data.mirror import Mirror
+from tests.data.stand_ins import HASHES
+from tools import scratch
+
+RESTORE = scratch.ROOT.parent / "shared/cifar10/restore.py"
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds the official cifar-10-batches-py; tests leave it as it is."""
+    if not RESTORE.exists():
+        pytest.skip(f"needs the real CIFAR-10, which {RESTORE} rebuilds")
+    folder = tmp_path_factory.mktemp("official")
+    subprocess.run([sys.executable, str(RESTORE), str(folder)], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Iterator[Mirror]:
+    """A server that runs as long as the tests."""
+    with Mirror() as server:
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-ins' hashes, no pauses, and no proxy between here and loopback."""
+    monkeypatch.setattr(archive, "SHA256", HASHES)
+    monkeypatch.setattr(download, "BACKOFF", 0.0)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    return tmp_path / "data" / FOLDER
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"

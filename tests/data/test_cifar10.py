@@ -1,0 +1,153 @@
+"""Batch files against torchvision's reader, and hostile pickles."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import CIFAR10, cifar
+
+from cifar_resnet import files
+from cifar_resnet.data import cifar10
+from cifar_resnet.data.cifar10 import META, TEST_BATCH, TRAIN_BATCHES, decode_batch, decode_class_names
+from cifar_resnet.data.synthetic import SyntheticConfig, synthetic_files
+from cifar_resnet.files.params import UserError
+from cifar_resnet.images import concatenate
+
+
+def assert_torchvision_reads_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare all images, labels and class names of ROOT/cifar-10-batches-py."""
+    monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)
+    folder = root / CIFAR10.base_folder
+    for train, names in ((True, TRAIN_BATCHES), (False, [TEST_BATCH])):
+        theirs = CIFAR10(str(root), train=train)
+        ours = concatenate(decode_batch((folder / name).read_bytes()) for name in names)
+        assert torch.equal(ours.images, torch.from_numpy(theirs.data).permute(0, 3, 1, 2))
+        assert ours.labels.tolist() == theirs.targets
+        assert decode_class_names((folder / META).read_bytes()) == theirs.classes
+        assert (ours.images.dtype, ours.labels.dtype) == (torch.uint8, torch.int64)
+
+
+def test_torchvision_reads_the_same_from_synthetic_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    for name, content in synthetic_files(SyntheticConfig(train_images=250, test_images=20, seed=0)).items():
+        (folder / name).write_bytes(content)
+    assert_torchvision_reads_the_same(tmp_path, monkeypatch)
+
+
+def test_torchvision_reads_the_same_from_the_official_files(
+    official: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_torchvision_reads_the_same(official, monkeypatch)
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_pixels_are_planes_of_red_green_blue_in_row_order(protocol: int) -> None:
+    data = np.arange(2 * 3072, dtype=np.uint64).astype(np.uint8).reshape(2, 3072)
+    images, labels = decode_batch(pickle.dumps({"data": data, "labels": [3, 9]}, protocol=protocol))
+    assert images[1, 2, 5, 7] == data[1, 2 * 1024 + 5 * 32 + 7]
+    assert labels.tolist() == [3, 9]
+
+
+def test_python_2s_text_is_read() -> None:
+    """The official files' arrays hold their bytes in a `str` of Python 2."""
+    data = bytes(range(256)) * 12
+    content = (
+        b"\x80\x02}(U\x06labels]K\x07aU\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+        b"K\x00\x85U\x01b\x87R(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T\x00\x0c\x00\x00" + data + b"tbu."
+    )
+    images, labels = decode_batch(content)
+    assert bytes(images.flatten().tolist()) == data
+    assert labels.tolist() == [7]
+
+
+def test_decoded_images_can_be_written_to() -> None:
+    content = pickle.dumps({"data": np.ones((1, 3072), np.uint8), "labels": [0]}, protocol=4)
+    images = decode_batch(content).images
+    images += 1
+    assert bool((images == 2).all())
+
+
+class Call:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self.call
+
+
+class Name:
+    """Pickles as a look-up of MODULE.NAME, which imports the module."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.content = f"c{module}\n{name}\n.".encode()
+
+
+HOSTILE = {
+    "os.system": Call(os.system, "touch hostile"),
+    "eval": Call(eval, "open('hostile', 'w')"),
+    "exec": Call(exec, "open('hostile', 'w')"),
+    "getattr": Call(getattr, "", "join"),
+    "Path.touch": Call(Path.touch, Path("hostile")),
+    "numpy.save": Call(np.save, "hostile", [1]),
+    "numpy.fromfile": Call(np.fromfile, "/etc/hostname", "u1"),
+    "numpy.testing": Call(np.testing.rundocs, "/etc/hostname"),
+    "numpy.load": Call(np.load, "/etc/hostname"),
+    "_codecs.encode": Name("_codecs", "encode"),
+    "a module that acts when imported": Name("numpy.f2py.__main__", "dtype"),
+    "another submodule": Name("numpy.ma.core", "ndarray"),
+    "no module at all": Name("numpy.nothing", "ndarray"),
+    "a path to a function": Name("numpy", "testing.rundocs"),
+    "a path that ends well": Name("numpy", "ma.core.ndarray"),
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("decode", [decode_batch, decode_class_names])
+def test_hostile_files_are_refused_before_they_act(
+    hostile: Call | Name, decode: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["f2py", "-v"])
+    modules = set(sys.modules)
+    contents = (
+        [hostile.content] if isinstance(hostile, Name) else [pickle.dumps(hostile, p) for p in (0, 2, 4, 5)]
+    )
+    for content in contents:
+        with pytest.raises(pickle.UnpicklingError, match="is not allowed"):
+            decode(content)
+    assert not list(tmp_path.iterdir())
+    assert set(sys.modules) == modules
+
+
+def test_checksums_are_those_of_sha256sum_and_a_file_that_changed_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("data_batch_1", b"abc"), ("batches.meta", b"def")):
+        files.write_bytes(files.RAW / name, content)
+    for _ in range(2):  # the second time there is a file of checksums already
+        cifar10.write_checksums()
+        program = shutil.which("sha256sum")
+        assert program
+        told = subprocess.check_output(
+            [program, "--check", "--strict", "SHA256SUMS"], cwd=files.RAW, text=True
+        )
+        assert told == "batches.meta: OK\ndata_batch_1: OK\n"
+    assert cifar10.read_raw("data_batch_1") == b"abc"
+    for wrong in (b"abd", b"ab", b"def"):  # the last are the bytes of the other file
+        (files.RAW / "data_batch_1").write_bytes(wrong)
+        with pytest.raises(UserError, match=r"data_batch_1 is damaged: .* `dvc repro --force fetch`"):
+            cifar10.read_raw("data_batch_1")

@@ -1,0 +1,103 @@
+"""What is told of the data, against NumPy's figures and the known ones of CIFAR-10."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cifar_resnet.data.cifar10 import META, TEST_BATCH, TRAIN_BATCHES, decode_batch, decode_class_names
+from cifar_resnet.data.describe import GAP, ZOOM, channel_statistics, images_per_class, samples
+from cifar_resnet.images import Images, concatenate
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def random_images(count: int, classes: int = 10, seed: int = 0) -> Images:
+    random = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=random)
+    images[:, 2] //= 3  # channels that differ
+    return Images(images, torch.randint(classes, (count,), generator=random))
+
+
+def test_official_files_hold_what_is_known_of_cifar10(official: Path) -> None:
+    folder = official / "cifar-10-batches-py"
+    train = concatenate(decode_batch((folder / name).read_bytes()) for name in TRAIN_BATCHES)
+    test = decode_batch((folder / TEST_BATCH).read_bytes())
+    names = decode_class_names((folder / META).read_bytes())
+    assert names == CLASSES
+    counts = images_per_class({"train": train, "test": test}, names)
+    assert counts.to_dict("list") == {"class": CLASSES, "train": [5_000] * 10, "test": [1_000] * 10}
+    channels = channel_statistics(train.images)
+    assert channels["mean"].tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
+    assert channels["std"].tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=5e-5)
+
+
+def test_images_are_counted_per_class_and_split() -> None:
+    splits = {"train": random_images(200, 5), "val": random_images(50, 7, seed=1), "test": random_images(1)}
+    counts = images_per_class(splits, CLASSES)
+    assert list(counts) == ["class", "train", "val", "test"]
+    assert counts["class"].tolist() == CLASSES
+    for split, data in splits.items():
+        labels = data.labels.tolist()
+        assert counts[split].tolist() == [labels.count(label) for label in range(10)]
+
+
+def test_channel_statistics_equal_numpys() -> None:
+    images = random_images(1_200).images  # more than are counted at a time
+    channels = channel_statistics(images)
+    assert channels["channel"].tolist() == ["red", "green", "blue"]
+    pixels = images.numpy() / 255
+    np.testing.assert_allclose(channels["mean"], pixels.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(channels["std"], pixels.std((0, 2, 3)), rtol=1e-10)
+
+
+def png(figure: Figure) -> bytes:
+    """As `files.write_figure` writes it."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
+    return file.getvalue()
+
+
+def cells(figure: Figure, rows: int, columns: int) -> np.ndarray:
+    """(rows, columns, 32, 32, 3) uint8: the pixels of the images in a drawn figure."""
+    with Image.open(io.BytesIO(png(figure))) as picture:
+        drawn = np.asarray(picture.convert("RGB"))
+    step = 32 + GAP
+    grid = drawn[-ZOOM * (rows * step + GAP) :, -ZOOM * (columns * step + GAP) :]
+    assert np.array_equal(grid, grid[::ZOOM, ::ZOOM].repeat(ZOOM, 0).repeat(ZOOM, 1))
+    return (
+        grid[::ZOOM, ::ZOOM][GAP:, GAP:].reshape(rows, step, columns, step, 3).swapaxes(1, 2)[:, :, :32, :32]
+    )
+
+
+def test_samples_show_the_first_images_of_each_class_dot_for_dot() -> None:
+    data = Images(random_images(20).images, torch.arange(20) % 4)
+    shown = cells(samples(data, CLASSES[:4], per_class=3), 4, 3)
+    for label in range(4):
+        for column in range(3):
+            assert np.array_equal(shown[label, column], data.images[label + 4 * column].permute(1, 2, 0))
+
+
+def test_samples_of_a_class_with_few_images_leave_the_rest_of_its_row_empty() -> None:
+    data = Images(random_images(7).images, torch.tensor([0, 0, 0, 2, 2, 2, 0]))
+    shown = cells(samples(data, CLASSES[:3], per_class=4), 3, 4)
+    empty = (shown == 255).all((2, 3, 4))
+    assert empty.tolist() == [[False] * 4, [True] * 4, [False, False, False, True]]
+
+
+@pytest.mark.parametrize(("classes", "per_class"), [(10, 8), (1, 1)])
+def test_samples_are_the_same_bytes_each_time_and_no_name_is_cut_off(classes: int, per_class: int) -> None:
+    names = [f"{name} of any kind" for name in CLASSES[:classes]]
+    figure = samples(random_images(60, classes), names, per_class)
+    first = png(figure)
+    assert png(samples(random_images(60, classes), names, per_class)) == first
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == names
+    drawn = figure.get_tightbbox()  # in inches
+    assert drawn.x0 >= 0
+    assert drawn.y0 >= -1e-6
+    assert drawn.x1 <= figure.get_figwidth() + 1e-6
+    assert drawn.y1 <= figure.get_figheight()

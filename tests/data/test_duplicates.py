@@ -1,0 +1,165 @@
+"""Near-duplicates: planted ones, the agreement written plainly in NumPy, and people's list on real data."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from cifar_resnet.data import duplicates
+from cifar_resnet.data.duplicates import Duplicates, DuplicatesConfig, find_duplicates
+
+CONFIG = DuplicatesConfig(threshold=0.58)
+COUNT = 12
+
+
+def scenes(count: int, seed: int, size: int = 96) -> Tensor:
+    """(N, 3, size, size) float with large forms and small ones of less contrast, as photographs have."""
+    random = torch.Generator().manual_seed(seed)
+    image = torch.full((count, 3, size, size), 128.0)
+    for cells, weight in ((3, 40), (6, 30), (12, 20), (24, 12), (48, 8)):
+        noise = torch.randn(count, 3, cells, cells, generator=random) + torch.randn(
+            count, 1, cells, cells, generator=random
+        )
+        image += weight * interpolate(noise, size, mode="bicubic")
+    return image.clamp(0, 255)
+
+
+def photograph(images: Tensor, top: int = 12, left: int = 12, height: int = 64, width: int = 64) -> Tensor:
+    """The part of the scenes that begins at `top` and `left`, as (N, 3, 32, 32) uint8."""
+    part = images[:, :, top : top + height, left : left + width]
+    return interpolate(part, (32, 32), mode="area").round().to(torch.uint8)
+
+
+def bordered(images: Tensor) -> Tensor:
+    framed = torch.full_like(images, 255)
+    framed[:, :, 2:-2, 2:-2] = interpolate(images.float(), (28, 28), mode="area").to(torch.uint8)
+    return framed
+
+
+def cast(images: Tensor) -> Tensor:
+    """Darker, and each channel by another share: a colour cast."""
+    gain, lift = torch.tensor([0.5, 0.7, 0.9]).view(3, 1, 1), torch.tensor([60.0, 20, 0]).view(3, 1, 1)
+    return (images.float() * gain + lift).clamp(0, 255).to(torch.uint8)
+
+
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": photograph,
+    "zoomed in": lambda scene: photograph(scene, 18, 18, 52, 52),
+    "zoomed out": lambda scene: photograph(scene, 6, 6, 76, 76),
+    "stretched": lambda scene: photograph(scene, 12, 17, 64, 54),
+    "shifted": lambda scene: photograph(scene, 20, 6),
+    "mirrored": lambda scene: photograph(scene).flip(3),
+    "mirrored and zoomed": lambda scene: photograph(scene, 18, 16, 54, 54).flip(3),
+    "colour cast": lambda scene: cast(photograph(scene)),
+    "grey": lambda scene: photograph(scene.mean(1, keepdim=True).expand_as(scene)),
+    "white border": lambda scene: bordered(photograph(scene)),
+}
+
+
+@pytest.fixture(scope="module")
+def train() -> Tensor:
+    return torch.cat([photograph(scenes(COUNT, seed=0)), photograph(scenes(60, seed=1))])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_copies_are_found_however_they_were_changed(change: str, train: Tensor) -> None:
+    other = photograph(scenes(8, seed=2))
+    found = find_duplicates(torch.cat([other, CHANGES[change](scenes(COUNT, seed=0))]), train, CONFIG)
+    by_test = found.test.argsort()
+    assert found.test[by_test].tolist() == list(range(8, 8 + COUNT))
+    assert found.train[by_test].tolist() == list(range(COUNT))
+    assert found.mirrored.tolist() == ["mirrored" in change] * COUNT
+    assert (found.score.diff() <= 0).all()
+    assert [column.dtype for column in found] == [torch.int64, torch.int64, torch.bool, torch.float32]
+
+
+def test_equal_images_score_nearly_one(train: Tensor) -> None:
+    found = find_duplicates(train[:5], train, CONFIG)
+    assert found.score.tolist() == pytest.approx([1] * 5, abs=0.1)  # not 1, for weak details count as noise
+
+
+def seas(count: int, seed: int) -> Tensor:
+    """(N, 3, 32, 32) uint8: bright sky over dark sea, a small dark ship on the horizon, some noise."""
+    random = torch.Generator().manual_seed(seed)
+    image = torch.full((count, 3, 32, 32), 190.0)
+    image[:, :, 18:] = 120
+    for one in image:
+        left, width, height = (int(torch.randint(4, 12, (), generator=random)) for _ in range(3))
+        one[:, 18 - height // 2 : 19, left : left + width] = 60
+    noise = 3 * torch.randn(count, 3, 32, 32, generator=random)
+    return (image + noise).clamp(0, 255).to(torch.uint8)
+
+
+def test_skies_and_seas_that_differ_in_their_ships_are_not_found() -> None:
+    assert len(find_duplicates(seas(20, seed=3), seas(40, seed=4), CONFIG).test) == 0
+
+
+def test_images_that_share_only_a_frame_are_not_found() -> None:
+    test, train = bordered(photograph(scenes(10, seed=5))), bordered(photograph(scenes(20, seed=6)))
+    assert len(find_duplicates(test, train, CONFIG).test) == 0
+
+
+def test_nothing_alike_is_not_found() -> None:
+    found = find_duplicates(photograph(scenes(3, seed=7)), photograph(scenes(5, seed=8)), CONFIG)
+    assert [len(column) for column in found] == [0, 0, 0, 0]
+
+
+def test_flat_images_are_not_found() -> None:
+    flat = torch.full((2, 3, 32, 32), 7, dtype=torch.uint8)
+    assert len(find_duplicates(flat, flat, CONFIG).test) == 0
+
+
+def rows(found: Duplicates) -> dict[int, tuple[int, bool]]:
+    columns = (column.tolist() for column in found[:3])
+    return {test: (index, mirrored) for test, index, mirrored in zip(*columns, strict=True)}
+
+
+def test_a_repeat_is_equal_and_the_parts_of_the_test_images_do_not_matter(train: Tensor) -> None:
+    train = train[:COUNT]  # as many candidates, no more
+    test = torch.cat([change(scenes(COUNT, seed=0)) for change in CHANGES.values()])  # 120: more than a part
+    whole = find_duplicates(test, train, CONFIG)
+    assert all(torch.equal(a, b) for a, b in zip(whole, find_duplicates(test, train, CONFIG), strict=True))
+    first, second = find_duplicates(test[:37], train, CONFIG), find_duplicates(test[37:], train, CONFIG)
+    assert rows(whole) == rows(first) | {index + 37: row for index, row in rows(second).items()}
+    scores = torch.cat([first.score, second.score])
+    torch.testing.assert_close(scores.sort().values, whole.score.sort().values, rtol=0, atol=1e-4)
+
+
+def plain_agreement(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    values = []
+    for top in range(a.shape[0] - 2):
+        for left in range(a.shape[1] - 2):
+            one, other = (x[top : top + 3, left : left + 3].ravel() for x in (a, b))
+            product = (one.var() + duplicates.NOISE**2) * (other.var() + duplicates.NOISE**2)
+            values.append(np.cov(one, other, bias=True)[0, 1] / product**0.5)
+    return float(np.mean(values))
+
+
+def test_agreement_equals_a_plain_one_where_the_images_overlap() -> None:
+    a, b = (scenes(1, seed, 32)[:, 0] for seed in (9, 10))
+    a = a + b
+    place = torch.tensor([[[1, 3 / 32], [1, -2 / 32]]])  # the test image's pixel at x reads from x + 3, y - 2
+    ours = float(duplicates._agreement(a, b, place))
+    x, y = a[0].double().numpy()[2:, :-3], b[0].double().numpy()[:-2, 3:]
+    assert ours == pytest.approx(plain_agreement(x, y), abs=1e-4)
+
+
+def test_alignment_finds_the_place() -> None:
+    scene = scenes(4, seed=11)
+    test, other = (duplicates._grey(photograph(scene, *part)) for part in ((12, 12), (10, 16, 72, 60)))
+    own, start = torch.arange(4), torch.eye(2)[:1].repeat(4, 2, 1)
+    place = duplicates._aligned(test, own, other, start, 20)
+    middle_x, middle_y = ((44 - (16 + 30)) / 60, (44 - (10 + 36)) / 72)  # of the test image, in the other one
+    truth = torch.tensor([[64 / 60, middle_x], [64 / 72, middle_y]])
+    torch.testing.assert_close(place, truth.expand(4, 2, 2), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("threshold", [0, -0.1, 1.1])
+def test_a_threshold_outside_its_range_is_refused(threshold: float) -> None:
+    with pytest.raises(ValidationError):
+        DuplicatesConfig(threshold=threshold)

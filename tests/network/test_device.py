@@ -1,0 +1,297 @@
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.torch_version import TorchVersion
+
+from cifar_resnet.files.params import UserError
+from cifar_resnet.network import cuda
+from cifar_resnet.network import device as device_module
+from cifar_resnet.network.device import (
+    Precision,
+    autocast_dtype,
+    check_gradients,
+    describe,
+    fingerprint,
+    make_deterministic,
+    naming_memory,
+    select_device,
+)
+
+CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
+
+
+@pytest.fixture
+def _settings_put_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put back what `make_deterministic` changes."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    settings: Any = torch.utils.deterministic
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill, benchmark = settings.fill_uninitialized_memory, torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+    settings.fill_uninitialized_memory, torch.backends.cudnn.benchmark = fill, benchmark
+
+
+def present(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
+    """Let PyTorch say so."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_is_the_first_device_present(
+    cuda: bool, mps: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present(monkeypatch, cuda=cuda, mps=mps)
+    assert select_device("auto").type == expected
+
+
+def test_a_device_that_is_present_is_taken_as_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    present(monkeypatch, cuda=True, mps=True)
+    for target in (CPU, CUDA, MPS):
+        assert select_device(target.type) == target  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "mps", "allowed"),
+    [
+        ("cuda", False, False, "auto, cpu"),
+        ("cuda", False, True, "auto, mps, cpu"),
+        ("mps", False, False, "auto, cpu"),
+        ("mps", True, False, "auto, cuda, cpu"),
+    ],
+)
+def test_an_absent_device_is_refused_with_what_is_there(
+    name: Any, cuda: bool, mps: bool, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present(monkeypatch, cuda=cuda, mps=mps)
+    with pytest.raises(ValueError, match=rf"^device {name} is not available .*; use one of: {allowed}$"):
+        select_device(name)
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA, MPS], ids=str)
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)],
+)
+def test_a_named_precision_is_taken_everywhere(
+    precision: Precision, dtype: torch.dtype, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    assert autocast_dtype(precision, device) == dtype
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [
+        ((6, 1), torch.float32),
+        ((7, 0), torch.float16),
+        ((7, 5), torch.float16),
+        ((8, 0), torch.bfloat16),
+        ((9, 0), torch.bfloat16),
+        ((12, 0), torch.bfloat16),
+    ],
+)
+def test_auto_is_what_the_gpu_multiplies_fast(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert autocast_dtype("auto", CUDA) == dtype
+
+
+def test_bfloat16_that_a_gpu_would_emulate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    with pytest.raises(UserError, match="the Tesla T4 cannot multiply it; use float16, float32 or auto"):
+        autocast_dtype("bfloat16", CUDA)
+    assert autocast_dtype("float16", CUDA) == torch.float16
+
+
+def test_float32_on_a_gpu_is_not_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    present(monkeypatch, cuda=True, mps=False)
+    parts: Any = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [part.allow_tf32 for part in parts]
+    try:
+        for part in parts:
+            part.allow_tf32 = True
+        select_device("auto")
+        assert [part.allow_tf32 for part in parts] == [False, False]  # torch.export reads them, too
+    finally:
+        for part, value in zip(parts, before, strict=True):
+            part.allow_tf32 = value
+
+
+def test_a_gpu_that_cannot_be_used_is_no_reason_to_use_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise UserError("driver")
+
+    monkeypatch.setattr(cuda, "check_driver", refuse)
+    present(monkeypatch, cuda=False, mps=False)
+    for name in ("auto", "cuda"):
+        with pytest.raises(UserError, match="driver"):
+            select_device(name)
+    assert select_device("cpu") == CPU
+    present(monkeypatch, cuda=True, mps=False)
+    assert select_device("auto") == CUDA
+
+
+@pytest.mark.parametrize(
+    ("version", "wrong"),
+    [("2.10.1", False), ("2.11.0", True), ("2.13.1", True), ("2.14.0", False), ("2.15.0+cu132", False)],
+)
+def test_wrong_gradients_on_mps_are_refused(
+    version: str, wrong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    check_gradients(CPU)
+    if wrong:
+        with pytest.raises(UserError, match=rf"^PyTorch {version} computes .* wrongly on MPS; install 2.14"):
+            check_gradients(MPS)
+    else:
+        check_gradients(MPS)
+
+
+def test_a_device_is_called_what_people_call_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(device_module, "processor", lambda: "AMD EPYC 9B14")
+    assert describe(CUDA) == "NVIDIA H100"
+    assert describe(CPU) == "2 CPU cores (AMD EPYC 9B14)"
+    assert describe(MPS) == "the GPU of AMD EPYC 9B14"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert describe(CPU) == "1 CPU core (AMD EPYC 9B14)"
+
+
+@pytest.mark.parametrize(("fast", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_auto_is_bfloat16_on_processors_that_multiply_it(
+    fast: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    assert autocast_dtype("auto", CPU) == dtype
+    assert autocast_dtype("auto", MPS) == torch.float32
+
+
+def test_auto_precision_can_be_computed_in_here() -> None:
+    dtype = autocast_dtype("auto", CPU)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.usefixtures("_settings_put_back")
+def test_deterministic_sets_all_that_repeating_a_run_takes() -> None:
+    torch.backends.cudnn.benchmark = True
+    make_deterministic(True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.backends.cudnn.benchmark
+    assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.usefixtures("_settings_put_back")
+def test_an_algorithm_that_does_not_repeat_fails_when_deterministic() -> None:
+    make_deterministic(True)
+    with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
+        torch.zeros(2).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]), accumulate=False)
+
+
+@pytest.mark.usefixtures("_settings_put_back")
+def test_a_workspace_setting_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    make_deterministic(True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+@pytest.mark.usefixtures("_settings_put_back")
+def test_deterministic_can_be_switched_off_again() -> None:
+    make_deterministic(True)
+    make_deterministic(False)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark
+
+
+@pytest.mark.usefixtures("_settings_put_back")
+def test_switched_off_leaves_cublas_alone() -> None:
+    make_deterministic(False)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+
+
+def test_the_fingerprint_tells_versions_and_processors_apart() -> None:
+    facts = fingerprint(CPU)
+    assert facts["torch"] == torch.__version__
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["device"].startswith("cpu ")
+    assert facts["cudnn"] is None
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        assert fingerprint(CPU) != facts
+    finally:
+        torch.set_num_threads(before)
+    assert fingerprint(CPU) == facts
+
+
+def test_on_a_gpu_the_number_of_threads_decides_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
+    for target in (CUDA, MPS):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        facts = fingerprint(target)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+        assert fingerprint(target) == facts
+
+
+MESSAGE = r"^out of memory; lower train\.batch_size \(now 256\)$"
+
+
+def test_gpu_memory_running_out_names_the_batch_size() -> None:
+    with pytest.raises(ValueError, match=MESSAGE) as caught, naming_memory("train", 256):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_memory_of_mps_running_out_names_the_batch_size() -> None:
+    """A plain RuntimeError there, as PyTorch words it."""
+    with pytest.raises(ValueError, match=MESSAGE), naming_memory("train", 256):
+        raise RuntimeError(
+            "MPS backend out of memory (MPS allocated: 17.31 GB, other allocations: 800.00 MB)"
+        )
+
+
+def test_main_memory_running_out_names_the_batch_size() -> None:
+    with pytest.raises(ValueError, match=MESSAGE), naming_memory("train", 256):
+        torch.empty(2**60, dtype=torch.uint8)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_real_gpu_memory_running_out_names_the_batch_size() -> None:
+    with pytest.raises(ValueError, match=MESSAGE), naming_memory("train", 256):
+        torch.empty(2**50, dtype=torch.uint8, device="cuda")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)"),
+        ValueError("train.batch_size 256 must be at most the 100 training images"),
+        KeyboardInterrupt(),
+    ],
+    ids=repr,
+)
+def test_other_errors_stay_as_they_are(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, naming_memory("train", 256):
+        raise error
+    assert caught.value is error
+
+
+def test_without_an_error_nothing_happens() -> None:
+    with naming_memory("train", 256):
+        total = torch.ones(3).sum()
+    assert total == 3

@@ -1,0 +1,254 @@
+"""The network against torchvision's resnet50 with the same stem, on the same weights."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from cifar_resnet.network.model import ModelConfig, ResNet, build_model, restore_model
+
+RESNET50 = ModelConfig(width=64, blocks=(3, 4, 6, 3))
+NARROW = ModelConfig(width=4, blocks=(1, 1, 1, 1))
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def torchvision_resnet50() -> nn.Module:
+    network: nn.Module = torchvision.models.resnet50(num_classes=10)
+    network.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+@pytest.fixture(scope="module")
+def built() -> ResNet:
+    """Not to be changed by a test."""
+    return build_model(RESNET50, 10, seeded(0))
+
+
+@pytest.fixture
+def pair(built: ResNet) -> tuple[ResNet, nn.Module]:
+    """Our network and torchvision's in float64, equal in every weight and batch norm statistic."""
+    random = seeded(1)
+    weights = {name: tensor.double() for name, tensor in built.state_dict().items()}
+    for name, tensor in weights.items():
+        if "bn" in name or "downsample.1" in name:  # as after training, not the initial ones and zeros
+            shift = 1 if name.endswith(("weight", "running_var")) else 0
+            tensor.copy_(shift + 0.3 * (torch.rand(tensor.shape, generator=random) - 0.5))
+    ours, theirs = ResNet(RESNET50, 10).double(), torchvision_resnet50().double()
+    ours.load_state_dict(weights)
+    theirs.load_state_dict(weights)
+    return ours.to(memory_format=torch.channels_last), theirs
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=seeded(2))
+
+
+def assert_close(ours: Tensor, theirs: Tensor) -> None:
+    """Equal but for the order of summation."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11 * max(1.0, theirs.abs().max().item()))
+
+
+def test_logits_equal_torchvision_in_eval_mode(pair: tuple[ResNet, nn.Module], images: Tensor) -> None:
+    ours, theirs = (network.eval()(images) for network in pair)
+    assert_close(ours, theirs)
+    assert ours.std() > 0.01
+
+
+def test_a_training_step_equals_torchvision(pair: tuple[ResNet, nn.Module], images: Tensor) -> None:
+    """Logits in training mode, the gradient of every parameter and every running statistic."""
+    ours, theirs = pair
+    logits = [network.train()(images) for network in pair]
+    assert_close(*logits)
+    for output in logits:
+        cross_entropy(output, torch.tensor([1, 0, 9, 4])).backward()
+    buffers = dict(theirs.named_buffers())
+    assert len(buffers) == 3 * 53
+    for name, buffer in ours.named_buffers():
+        assert_close(buffer, buffers[name])
+    parameters = dict(theirs.named_parameters())
+    assert len(parameters) == 161
+    for name, parameter in ours.named_parameters():
+        gradient, expected = parameter.grad, parameters[name].grad
+        assert gradient is not None
+        assert expected is not None
+        assert expected.abs().max() > 0
+        assert_close(gradient, expected)
+
+
+def test_names_shapes_and_types_are_torchvisions(built: ResNet) -> None:
+    theirs = torchvision_resnet50().state_dict()
+    assert list(built.state_dict()) == list(theirs)
+    for name, tensor in built.state_dict().items():
+        assert (tensor.shape, tensor.dtype) == (theirs[name].shape, theirs[name].dtype), name
+
+
+def test_weights_of_torchvision_load_and_weights_of_ours_load_there(built: ResNet) -> None:
+    theirs = torchvision_resnet50()
+    loaded = restore_model(RESNET50, 10, theirs.state_dict())
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    theirs.load_state_dict(built.state_dict())
+    for name, tensor in built.state_dict().items():
+        assert torch.equal(theirs.state_dict()[name], tensor), name
+
+
+def test_resnet50_has_the_published_number_of_parameters(built: ResNet) -> None:
+    assert sum(parameter.numel() for parameter in built.parameters()) == 23_520_842
+
+
+def test_every_parameter_starts_in_torchvisions_distribution(built: ResNet) -> None:
+    """Kolmogorov-Smirnov against the closed form, and torchvision's own draws against the same form."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        theirs = torchvision.models.resnet50(num_classes=10)
+    for network in (built, theirs):
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Conv2d):
+                std = math.sqrt(2 / (module.out_channels * math.prod(module.kernel_size)))
+                distribution = stats.norm(0, std)
+            elif isinstance(module, nn.Linear):
+                bound = 1 / math.sqrt(module.in_features)
+                distribution = stats.uniform(-bound, 2 * bound)
+                assert bound / 2 < module.bias.abs().max() <= bound
+            else:
+                continue
+            sample = module.weight.detach().flatten()[:20_000].numpy()
+            assert stats.kstest(sample, distribution.cdf).pvalue > 1e-6, name
+
+
+def test_batch_norms_start_as_identity(built: ResNet) -> None:
+    norms = [module for module in built.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 53
+    for norm in norms:
+        for tensor, value in (
+            (norm.weight, 1),
+            (norm.bias, 0),
+            (norm.running_mean, 0),
+            (norm.running_var, 1),
+            (norm.num_batches_tracked, 0),
+        ):
+            assert tensor is not None
+            assert bool((tensor == value).all())
+
+
+def test_layers_are_initialized_independently(built: ResNet) -> None:
+    heads = [parameter.detach().flatten()[:1000] for parameter in built.parameters() if parameter.dim() == 4]
+    correlation = torch.corrcoef(torch.stack(heads)).fill_diagonal_(0)
+    assert correlation.abs().max() * math.sqrt(1000) < 5
+
+
+def test_the_generator_alone_decides_the_initial_weights() -> None:
+    first = build_model(NARROW, 10, seeded(3)).state_dict()
+    torch.rand(5)
+    again = build_model(NARROW, 10, seeded(3)).state_dict()
+    other = build_model(NARROW, 10, seeded(4)).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    drawn = [name for name in first if first[name].dim() in (2, 4) or name == "fc.bias"]
+    assert len(drawn) == 1 + 4 * 4 + 2
+    assert not any(torch.equal(first[name], other[name]) for name in drawn)
+
+
+def test_building_and_restoring_leave_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    weights = build_model(NARROW, 10, seeded(0)).state_dict()
+    restore_model(NARROW, 10, weights)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@given(
+    width=st.integers(4, 8),
+    blocks=st.tuples(*[st.integers(1, 2)] * 4),
+    classes=st.integers(1, 12),
+    count=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+)
+@settings(deadline=None, max_examples=20)
+def test_networks_of_any_size_give_a_logit_per_class(
+    width: int, blocks: tuple[int, int, int, int], classes: int, count: int, seed: int
+) -> None:
+    network = build_model(ModelConfig(width=width, blocks=blocks), classes, seeded(seed))
+    logits = network(torch.randn(count, 3, 32, 32, generator=seeded(seed)))
+    assert logits.shape == (count, classes)
+    assert logits.isfinite().all()
+    assert [len(getattr(network, f"layer{i}")) for i in (1, 2, 3, 4)] == list(blocks)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_convolutions_are_laid_out_channels_last() -> None:
+    built = build_model(NARROW, 10, seeded(0))
+    restored = restore_model(NARROW, 10, built.state_dict())
+    for network in (built, restored):
+        for parameter in network.parameters():
+            assert parameter.dim() != 4 or parameter.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_restored_network_gives_the_same_logits() -> None:
+    network = build_model(NARROW, 10, seeded(0))
+    images = torch.randn(8, 3, 32, 32, generator=seeded(1))
+    network.train()(images)  # moves the running statistics
+    restored = restore_model(NARROW, 10, network.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(restored.eval()(images), network.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("other", "classes"),
+    [
+        (NARROW.model_copy(update={"width": 5}), 10),
+        (NARROW.model_copy(update={"blocks": (2, 1, 1, 1)}), 10),
+        (NARROW, 11),
+    ],
+)
+def test_weights_of_another_network_are_refused_in_one_line(other: ModelConfig, classes: int) -> None:
+    weights = build_model(NARROW, 10, seeded(0)).state_dict()
+    with pytest.raises(ValueError, match=rf"do not fit a network of width {other.width}") as caught:
+        restore_model(other, classes, weights)
+    message = str(caught.value)
+    assert str(other.blocks) in message
+    assert len(message.splitlines()) == 1
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"width": 0},
+        {"width": 3},
+        {"width": 1025},
+        {"width": 1.5},
+        {"blocks": [3, 4, 6]},
+        {"blocks": [3, 4, 6, 3, 1]},
+        {"blocks": [0, 1, 1, 1]},
+        {"blocks": [1, 1, 1, 101]},
+        {"depth": 50},
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        ModelConfig.model_validate(RESNET50.model_dump() | wrong)
+
+
+def test_with_zero_gamma_each_block_starts_as_its_shortcut() -> None:
+    config = ModelConfig(width=4, blocks=(2, 2, 2, 2))
+    plain = build_model(config, 10, torch.Generator().manual_seed(0)).eval()
+    model = build_model(config, 10, torch.Generator().manual_seed(0), zero_gamma=True).eval()
+    x = torch.rand(2, 16, 8, 8)
+    assert torch.equal(model.layer1[1](x), x)  # no projection; x is not negative
+    differing = [
+        name for name, p in model.state_dict().items() if not torch.equal(p, plain.state_dict()[name])
+    ]
+    assert differing == [f"layer{i}.{j}.bn3.weight" for i in range(1, 5) for j in range(2)]

@@ -1,0 +1,338 @@
+"""Resume states: whatever happens while one is written, a good one can be read."""
+
+import errno
+import os
+import random
+import re
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+from cifar_resnet.process import checkpoint
+from tests.conftest import FORK
+
+CPU = torch.device("cpu")
+STEPS: dict[str, tuple[Any, str]] = {
+    "write": (Path, "write_bytes"),
+    "fsync": (os, "fsync"),
+    "replace": (Path, "replace"),
+    "folder fsync": (os, "fsync"),
+    "unlink": (Path, "unlink"),
+}
+
+
+def state(number: int) -> dict[str, Any]:
+    return {"epoch": number, "weights": torch.full((1000,), float(number)), "history": [{"loss": 0.1}]}
+
+
+def newest(folder: Path) -> int | None:
+    found, _ = checkpoint.load(folder)
+    if found is None:
+        return None
+    assert torch.equal(found["weights"], torch.full((1000,), float(found["epoch"])))
+    return int(found["epoch"])
+
+
+def test_states_come_back_and_the_last_two_are_kept(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path) == (None, [])
+    for number in range(12):
+        checkpoint.save(tmp_path, state(number))
+        assert newest(tmp_path) == number
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_newest_state_is_named_and_the_one_before_is_used(tmp_path: Path) -> None:
+    for number in range(2):
+        checkpoint.save(tmp_path, state(number))
+    path = sorted(tmp_path.iterdir())[-1]
+    path.write_bytes(path.read_bytes()[:-1])
+    found, damaged = checkpoint.load(tmp_path)
+    assert found is not None
+    assert found["epoch"] == 0
+    assert damaged == [path.name]
+    checkpoint.save(tmp_path, state(7))
+    assert newest(tmp_path) == 7
+
+
+def test_100_bit_flips_and_truncations_are_all_noticed(tmp_path: Path) -> None:
+    chosen = random.Random(0)
+    for trial in range(100):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        checkpoint.save(folder, state(1))
+        checkpoint.save(folder, state(2))
+        path = sorted(folder.iterdir())[-1]
+        content = bytearray(path.read_bytes())
+        if trial % 2:
+            content[chosen.randrange(len(content))] ^= 1 << chosen.randrange(8)
+        else:
+            del content[chosen.randrange(len(content)) :]
+        path.write_bytes(content)
+        found, damaged = checkpoint.load(folder)
+        assert found is not None
+        assert (found["epoch"], damaged) == (1, [path.name])
+
+
+def is_folder(descriptor: int) -> bool:
+    """Whether an open file is a folder."""
+    return stat.S_ISDIR(os.fstat(descriptor).st_mode)
+
+
+def interrupt(step: str, fault: Callable[[], None], after: bool) -> Callable[[], None]:
+    """Let `fault` happen before or after a step of `save`; returns the undoing."""
+    patch = pytest.MonkeyPatch()
+    owner, name = STEPS[step]
+    original: Callable[..., Any] = getattr(owner, name)
+
+    def faulty(first: Any, *others: Any, **named: Any) -> None:
+        if name == "fsync" and is_folder(first) != (step == "folder fsync"):
+            original(first)
+            return
+        if step == "write" and after:  # half of the content is on its way to the disk
+            others = (others[0][: len(others[0]) // 2],)
+        if after:
+            original(first, *others, **named)
+        fault()
+
+    patch.setattr(owner, name, faulty)
+    return patch.undo
+
+
+def raiser(code: int) -> Callable[[], None]:
+    def fault() -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fault
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EIO])
+def test_an_error_in_any_step_of_a_save_leaves_a_good_state(
+    code: int, step: str, after: bool, tmp_path: Path
+) -> None:
+    for number in range(3):
+        checkpoint.save(tmp_path, state(number))
+    undo = interrupt(step, raiser(code), after)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        checkpoint.save(tmp_path, state(3))
+    undo()
+    assert newest(tmp_path) in (2, 3)
+    checkpoint.save(tmp_path, state(4))
+    assert newest(tmp_path) == 4
+
+
+def save_and_die(folder: Path, step: str, after: bool) -> None:
+    interrupt(step, lambda: os.kill(os.getpid(), signal.SIGKILL), after)
+    checkpoint.save(folder, state(3))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_in_any_step_of_a_save_leaves_a_good_state(step: str, after: bool, tmp_path: Path) -> None:
+    for number in range(3):
+        checkpoint.save(tmp_path, state(number))
+    process = FORK.Process(target=save_and_die, args=(tmp_path, step, after))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert newest(tmp_path) in (2, 3)
+    checkpoint.save(tmp_path, state(4))
+    assert newest(tmp_path) == 4
+
+
+def test_a_state_saved_in_the_background_is_the_state_of_that_moment(tmp_path: Path) -> None:
+    current = state(1)
+    with checkpoint.Saver(tmp_path, CPU) as saver:
+        for number in (2, 3):
+            saver.save(current)
+            current["epoch"] = number  # training goes on
+            current["weights"].fill_(number)
+    assert newest(tmp_path) == 2
+
+
+def test_saving_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, original = threading.Event(), os.fsync
+
+    def slow(descriptor: int) -> None:
+        assert disk.wait(30)
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    with checkpoint.Saver(tmp_path, CPU) as saver:
+        assert saver.idle()
+        saver.save(state(1))
+        assert not saver.idle()
+        assert newest(tmp_path) is None
+        disk.set()
+    assert saver.idle()
+    assert newest(tmp_path) == 1
+
+
+def test_an_error_in_the_background_is_told_by_the_next_save_and_at_the_end(tmp_path: Path) -> None:
+    undo = interrupt("fsync", raiser(errno.ENOSPC), after=False)
+    saver = checkpoint.Saver(tmp_path, CPU)
+    saver.save(state(1))
+    with pytest.raises(OSError, match="No space left"):
+        saver.save(state(2))
+    with pytest.raises(OSError, match="No space left"), saver:
+        pass
+    undo()
+
+
+def test_in_mps_the_copy_to_main_memory_is_not_made_in_another_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors on the CPU stand in for MPS, which aborts when two threads use it."""
+    threads, original = [], torch.save
+
+    def noting(*arguments: Any) -> None:
+        threads.append(threading.current_thread())
+        original(*arguments)
+
+    monkeypatch.setattr(torch, "save", noting)
+    monkeypatch.setattr(torch.cuda, "Stream", None)
+    for device in (torch.device("mps"), CPU):
+        with checkpoint.Saver(tmp_path, device) as saver:
+            saver.save(state(1))
+    assert [thread is threading.main_thread() for thread in threads] == [True, False]
+    assert newest(tmp_path) == 1
+
+
+@pytest.mark.parametrize("initialized", [False, True])
+def test_on_the_cpu_no_stream_is_made_whatever_else_is_in_the_machine(
+    initialized: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("CUDA was asked for")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialized)
+    for name in ("Stream", "stream", "current_stream", "device"):
+        monkeypatch.setattr(torch.cuda, name, refuse)
+    with checkpoint.Saver(tmp_path, CPU) as saver:
+        saver.save(state(1))
+        saver.save(state(2))
+    assert newest(tmp_path) == 2
+
+
+def test_on_a_gpu_the_thread_works_on_that_gpu_in_a_stream_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recorder stands in for CUDA: PyTorch's own classes need a GPU."""
+    order: list[object] = []
+    second = torch.device("cuda", 1)
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            order.append(("stream", device))
+
+        def wait_stream(self, other: object) -> None:
+            order.append(("waits for", other))
+
+    @contextmanager
+    def entered(which: object) -> Iterator[None]:
+        order.append(("in", "stream" if isinstance(which, Stream) else which))
+        assert threading.current_thread() is not threading.main_thread()
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"training on {device}")
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(torch.cuda, "device", entered)
+    with checkpoint.Saver(tmp_path, second) as saver:
+        saver.save(state(1))
+    assert order == [
+        ("stream", second),
+        ("waits for", "training on cuda:1"),
+        ("in", second),
+        ("in", "stream"),
+    ]
+    assert newest(tmp_path) == 1
+
+
+def test_a_folder_without_a_state_does_not_stay(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="wrong"), checkpoint.hold(tmp_path / "run", {}):
+        raise ValueError("wrong")
+    assert not (tmp_path / "run").exists()
+    with checkpoint.hold(tmp_path / "run", {}):
+        checkpoint.save(tmp_path / "run", state(1))
+    assert newest(tmp_path / "run") == 1
+
+
+def test_what_a_kill_left_of_a_save_does_not_stay(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, state(1))
+    process = FORK.Process(target=save_and_die, args=(tmp_path, "fsync", False))
+    process.start()
+    process.join()
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+    with checkpoint.hold(tmp_path, {}):
+        assert len(list(tmp_path.glob("*.pt"))) == 1
+        assert newest(tmp_path) == 1
+
+
+def test_what_was_left_behind_is_found_but_not_what_is_held_or_has_no_state(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b", "c")):
+        with checkpoint.hold(tmp_path / name, {"number": number}):
+            checkpoint.save(tmp_path / name, state(number), f"label-{name}")
+            os.utime(next((tmp_path / name).glob("*.pt")), (number, number))
+    (tmp_path / "empty").mkdir()
+    with checkpoint.hold(tmp_path / "b", {}):
+        found = checkpoint.unfinished(tmp_path)
+    assert [(run.folder.name, run.label, run.about["number"], run.saved) for run in found] == [
+        ("c", "label-c", 2, 2),
+        ("a", "label-a", 0, 0),
+    ]
+    assert all(run.size == sum(path.stat().st_size for path in run.folder.glob("*.pt")) for run in found)
+
+
+def test_who_looks_at_a_run_does_not_keep_its_owner_out(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    looking = FileLock(tmp_path / "run" / "lock", thread_local=False)
+    looking.acquire()
+    timer = threading.Timer(0.2, looking.release, kwargs={"force": True})
+    timer.start()
+    with checkpoint.hold(tmp_path / "run", {}):
+        assert not looking.is_locked
+    timer.join()
+
+
+def hold_until(folder: Path, held: Event) -> None:
+    with checkpoint.hold(folder, {}):
+        held.set()
+        time.sleep(60)
+
+
+def test_a_second_holder_is_told_who_has_it_and_a_dead_one_does_not_hold(tmp_path: Path) -> None:
+    held = FORK.Event()
+    process = FORK.Process(target=hold_until, args=(tmp_path / "run", held))
+    process.start()
+    assert held.wait(30)
+    told = rf"being trained by process {process.pid} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
+    with pytest.raises(ValueError, match=told), checkpoint.hold(tmp_path / "run", {}):
+        pass
+    process.kill()
+    process.join()
+    with checkpoint.hold(tmp_path / "run", {}):
+        pass
+
+
+def test_a_run_key_depends_on_every_fact() -> None:
+    facts = {"params": {"lr": 0.1, "epochs": 2}, "threads": 2}
+    keys = {
+        checkpoint.run_key(facts),
+        checkpoint.run_key({**facts, "threads": 1}),
+        checkpoint.run_key({**facts, "params": {"lr": 0.1, "epochs": 3}}),
+    }
+    assert len(keys) == 3
+    assert checkpoint.run_key({"threads": 2, "params": {"epochs": 2, "lr": 0.1}}) == checkpoint.run_key(facts)
+    assert all(re.fullmatch("[0-9a-f]{16}", key) for key in keys)

@@ -1,0 +1,117 @@
+"""Which run a saved state belongs to, and how often one is saved."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from cifar_resnet.process import checkpoint, resume
+from cifar_resnet.training.config import TrainConfig
+from cifar_resnet.training.distributed.world import ALONE, World
+from tests.training.test_loop import config
+
+CPU = torch.device("cpu")
+
+
+def folder(settings: TrainConfig, data: list[str], compiled: bool = False) -> Path:
+    return resume.resume_folder(settings, data, CPU, compiled)
+
+
+def test_all_that_decides_a_bit_is_part_of_a_runs_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {
+        folder(config(), ["train", "val"]),
+        folder(config(seed=4), ["train", "val"]),
+        folder(config(), ["other", "val"]),
+        folder(config(), ["train", "other"]),
+        folder(config(), ["train", "val"], compiled=True),
+    }
+    monkeypatch.setattr(resume, "_code_digest", lambda: "other")
+    names.add(folder(config(), ["train", "val"]))
+    monkeypatch.setattr("cifar_resnet.network.device.fingerprint", lambda _: {"device": "other"})
+    names.add(folder(config(), ["train", "val"]))
+    assert len(names) == 7
+    assert folder(config(), ["train", "val"]) == folder(config(), ["train", "val"])
+
+
+@pytest.fixture
+def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[resume.Keeper, list[float]]]:
+    """A keeper and the time, to be set."""
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with resume.Keeper(tmp_path, CPU) as keeper:
+        yield keeper, now
+
+
+def state(epoch: int, step: int) -> Any:
+    return SimpleNamespace(epoch=epoch, step=step, state_dict=lambda: {"epoch": epoch, "step": step})
+
+
+def labels(keeper: resume.Keeper) -> list[str]:
+    """Of the two last states."""
+    if keeper.writing:
+        keeper.writing.result()
+    return [path.name.split(".")[1] for path in sorted(keeper.folder.glob("*.pt"))]
+
+
+def test_epochs_of_three_seconds_are_not_all_saved(keeper: tuple[resume.Keeper, list[float]]) -> None:
+    saver, now = keeper
+    saved = []
+    for epoch in range(1, 31):
+        now[0] += 3
+        saver.keep(state(epoch, 0), epoch_ended=True, now=False)
+        if labels(saver)[-1] == f"{epoch}-0":
+            saved.append(epoch)
+    assert saved == [1, 12, 23], "the first, then none within 30 seconds"
+    saver.keep(state(31, 0), epoch_ended=True, now=True)
+    assert labels(saver)[-1] == "31-0", "the end, or a signal"
+
+
+def test_inside_a_long_epoch_a_state_is_saved_every_five_minutes(
+    keeper: tuple[resume.Keeper, list[float]],
+) -> None:
+    saver, now = keeper
+    saved = []
+    for step in range(1, 1000):
+        now[0] += 1
+        saver.keep(state(0, step), epoch_ended=False, now=False)
+        if labels(saver)[-1:] == [f"0-{step}"]:
+            saved.append(step)
+    assert saved == [301, 602, 903]
+
+
+def test_the_lines_about_unfinished_runs_are_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(5):
+        with resume.hold(tmp_path / str(seed), config(seed=seed), ALONE):
+            checkpoint.save(tmp_path / str(seed), {"seed": seed}, "7-3")
+    capsys.readouterr()
+    with resume.hold(tmp_path / "new", config(seed=9), World(1, 2)):
+        assert capsys.readouterr().out == ""
+    with resume.hold(tmp_path / "new", config(seed=9, epochs=4), ALONE):
+        lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == resume.SHOWN + 1
+    assert lines[0].startswith(
+        "an unfinished run is kept, 7 epochs and 3 steps long, 0 MB: `dvc repro` goes on"
+    )
+    assert "with it after train.seed: 4, train.epochs: 3 in params.yaml; `rm -r" in lines[0]
+    assert lines[-1] == f"and 2 more unfinished runs in {tmp_path}"
+    with resume.hold(tmp_path / "new", config(seed=4), ALONE):
+        assert "goes on with it after its code, data and machine" in capsys.readouterr().out
+
+
+def test_the_digest_of_the_code_is_that_of_the_deps_of_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {deps: [code, data.safetensors, stage.py]}}")
+    (tmp_path / "code").mkdir()
+    for name in ("code/one.py", "stage.py", "other.py", "data.safetensors"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    digests = [resume._code_digest()]
+    for name in ("code/one.py", "stage.py", "other.py", "data.safetensors"):
+        (tmp_path / name).write_text("changed")
+        digests.append(resume._code_digest())
+    assert len(set(digests)) == 3
+    assert digests[2] == digests[3] == digests[4]

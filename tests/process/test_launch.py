@@ -1,0 +1,183 @@
+"""The train stage in several processes: started by itself or by torchrun, stopped, killed, used wrongly."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Clone
+
+pytestmark = pytest.mark.slow
+OUTPUTS = ("models/resnet50.safetensors", "metrics/train.json", "plots/history.csv")
+TWO = {"train": {"processes": 2}}
+TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, dict[str, bytes]]:
+    """A clone that has trained in two processes, through DVC, and what came out."""
+    folder = tmp_path_factory.mktemp("two")
+    clone = Clone(folder / "clone", folder / "cache", TWO)
+    printed = clone.dvc("repro", "train")
+    assert re.findall(r"^epoch (\d)/3", printed, re.MULTILINE) == ["1", "2", "3"], "one process speaks"
+    assert not list((clone.cache / "cifar-resnet/resume").iterdir())
+    return clone, {path: clone.read(path) for path in OUTPUTS}
+
+
+def outputs(clone: Clone) -> dict[str, bytes]:
+    return {path: clone.read(path) for path in OUTPUTS}
+
+
+def test_torchrun_gives_the_bits_of_the_stage_by_itself(two: tuple[Clone, dict[str, bytes]]) -> None:
+    clone, expected = two
+    for path in OUTPUTS:
+        (clone.folder / path).unlink()
+    printed = clone.run(*TORCHRUN, "2", "-m", "stages.train")
+    assert len(re.findall(r"^epoch \d/3", printed, re.MULTILINE)) == 3
+    assert outputs(clone) == expected
+    assert "train" not in clone.dvc("status", "train", "--json")
+
+
+def test_two_hosts_without_a_common_folder(two: tuple[Clone, dict[str, bytes]], tmp_path: Path) -> None:
+    """As docs/scale.md says; the second one has code, params and tensors, and writes nothing."""
+    clone, _ = two
+    first, second = clone.copy(tmp_path / "first"), clone.copy(tmp_path / "second")
+    first.cache, second.cache = tmp_path / "first-cache", tmp_path / "second-cache"
+    for host in (first, second):
+        shutil.rmtree(host.folder / "models")
+        host.change({"train": {"seed": 5}})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    flags = ("--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port)
+    other = subprocess.Popen(
+        ["torchrun", *flags, "--node-rank", "1", "-m", "stages.train"],
+        cwd=second.folder,
+        env=second.real_environment,
+    )
+    first.run("torchrun", *flags, "--node-rank", "0", "-m", "stages.train")
+    assert other.wait(60) == 0
+    assert not (second.folder / "models").exists()
+    assert not (second.cache / "cifar-resnet/resume").exists()
+    first.dvc("commit", "--force", "train")
+    assert first.dvc("status", "train", "--json").strip() == "{}"
+    expected = outputs(first)
+    first.dvc("repro", "--force", "--single-item", "train")
+    assert outputs(first) == expected
+
+
+def test_another_number_of_processes_than_params_say_is_refused(two: tuple[Clone, dict[str, bytes]]) -> None:
+    clone, _ = two
+    printed = clone.run(*TORCHRUN, "3", "-m", "stages.train", status=1)
+    assert "error: train.processes is 2, but the launcher started 3" in printed
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes of a launcher, that of rank 0 first."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    ranks: dict[int, int] = {}
+    for child in map(int, found):
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks |= {int(entry[5:]): child for entry in environment if entry.startswith(b"RANK=")}
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+@pytest.fixture
+def running(two: tuple[Clone, dict[str, bytes]]) -> Iterator["subprocess.Popen[str]"]:
+    """The stage after its first save."""
+    clone, _ = two
+    stage = subprocess.Popen(
+        ["python", "-m", "stages.train"],
+        cwd=clone.folder,
+        env=clone.real_environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((clone.cache / "cifar-resnet/resume").glob("*/[0-9]*.pt")):
+        assert stage.poll() is None, stage.stdout and stage.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    yield stage
+    stage.kill()
+
+
+def ended(stage: "subprocess.Popen[str]") -> tuple[int, list[str]]:
+    """The status of the stage and what it printed, its lines about epochs and resuming left out."""
+    printed = stage.communicate(timeout=60)[0]
+    lines = [line for line in printed.splitlines() if not re.match("epoch|resuming|training on", line)]
+    return stage.returncode, lines
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_death_of_a_process_ends_the_others_in_one_line(
+    rank: int, two: tuple[Clone, dict[str, bytes]], running: "subprocess.Popen[str]"
+) -> None:
+    clone, expected = two
+    workers = children(running.pid)
+    os.kill(workers[rank], signal.SIGKILL)
+    status, lines = ended(running)
+    assert status == 1
+    assert lines == [
+        f"error: process {rank} of 2 was ended by SIGKILL, so the others stopped;"
+        " `dvc repro` goes on from the last saved state"
+    ]
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+    assert "resuming this run after" in clone.stage("train")
+    assert outputs(clone) == expected
+
+
+@pytest.mark.parametrize("whom", ["launcher", "second"])
+def test_a_signal_to_any_process_saves_and_stops_all(
+    whom: str, two: tuple[Clone, dict[str, bytes]], running: "subprocess.Popen[str]"
+) -> None:
+    clone, expected = two
+    workers = children(running.pid)
+    os.kill(running.pid if whom == "launcher" else workers[1], signal.SIGTERM)
+    status, lines = ended(running)
+    assert status == 128 + signal.SIGTERM
+    assert lines == ["SIGTERM: saving the state and stopping; once more stops at once"]
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+    assert "resuming this run after" in clone.stage("train")
+    assert outputs(clone) == expected
+
+
+def test_what_a_user_can_get_wrong_is_one_line(two: tuple[Clone, dict[str, bytes]], tmp_path: Path) -> None:
+    clone = Clone(tmp_path / "clone", tmp_path / "cache")
+    (clone.folder / "data").symlink_to(two[0].folder / "data")
+    clone.change({"train": {"processes": 3}})
+    assert clone.stage("train", status=1) == (
+        "error: params.yaml: train: batch_size 50 must be a multiple of processes 3\n"
+    )
+    clone.change({"train": {"processes": 2, "optimizer": {"lr": 10, "weight_decay": 10}}})
+    printed = clone.stage("train", status=1).splitlines()
+    (line,) = [line for line in printed if not re.match("epoch|training on", line)]
+    assert line.startswith("error: the training loss became")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_the_connection_is_shown_as_what_it_is_and_once(
+    rank: int, two: tuple[Clone, dict[str, bytes]], tmp_path: Path
+) -> None:
+    """The class of NCCL's errors, raised in one process; the other one loses it in the next exchange."""
+    clone = Clone(tmp_path / "clone", tmp_path / "cache", TWO)
+    (clone.folder / "data").symlink_to(two[0].folder / "data")
+    stage = clone.folder / "stages/train.py"
+    at = "            resume.restore(state, folder, world)\n"
+    fault = f"            if world.rank == {rank}:\n                raise DistBackendError('broken cable')\n"
+    changed = stage.read_text().replace(at, at + fault)
+    assert fault in changed
+    imported = "from torch.distributed import DistBackendError\n\nfrom cifar_resnet import files\n"
+    stage.write_text(changed.replace("from cifar_resnet import files\n", imported))
+    printed = clone.stage("train", status=1)
+    assert printed.splitlines()[-1] == "torch.distributed.DistBackendError: broken cable"
+    assert printed.count("Traceback") == 1
+    assert not list((clone.cache / "cifar-resnet/resume").iterdir()), "it failed before its first save"

@@ -1,0 +1,186 @@
+"""Stages on a Linux CPU start themselves again, to keep their main memory: when, how and with what."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cifar_resnet.process import memory
+from tests.conftest import Clone
+
+OUTPUTS = ("models/resnet50.safetensors", "metrics/train.json", "plots/history.csv")
+PYTHON = "/env/bin/python"
+
+
+class Restarted(Exception):  # noqa: N818 -- it stands for execve, which does not return
+    """What would have been started."""
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """`python -m stages.train` on the CPU of a machine with huge pages and glibc 2.36."""
+
+    def execve(path: str, arguments: list[str], environment: dict[str, str]) -> None:
+        raise Restarted(path, arguments, environment)
+
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(sys, "executable", PYTHON)
+    monkeypatch.setattr(sys, "argv", ["-m"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "-m", "stages.train", "--traceback"])
+    monkeypatch.setattr(memory, "glibc", lambda: (2, 36))
+    monkeypatch.setattr(memory, "NVIDIA", tmp_path / "nvidiactl")
+    monkeypatch.setattr(memory, "HUGE_PAGES", tmp_path / "enabled")
+    memory.HUGE_PAGES.write_text("always [madvise] never\n")
+    for name in (memory.SWITCH, memory.TUNABLES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    params("cpu")
+    return monkeypatch
+
+
+def params(device: str) -> None:
+    Path("params.yaml").write_text(f"train: {{device: {device}}}\nevaluate: {{device: cpu}}\n")
+
+
+def started() -> str | None:
+    """The settings with which it starts again, after a look at the rest; None when it does not."""
+    try:
+        memory.restart()
+    except Restarted as call:
+        path, arguments, environment = call.args
+        assert (path, arguments) == (PYTHON, [PYTHON, *sys.orig_argv[1:]])
+        assert environment == os.environ | {memory.SWITCH: "1", memory.TUNABLES: environment[memory.TUNABLES]}
+        return str(environment[memory.TUNABLES])
+    return None
+
+
+def test_it_starts_again_with_its_arguments_and_the_settings(machine: pytest.MonkeyPatch) -> None:
+    settings = started()
+    assert settings is not None
+    assert settings.split(":")[0] == "glibc.malloc.mmap_max=0"
+    assert "glibc.malloc.hugetlb=1" in settings
+    machine.setattr(sys, "orig_argv", ["python", "-mstages.evaluate"])
+    assert started() == settings
+
+
+@pytest.mark.parametrize("name", [memory.SWITCH, memory.TUNABLES])
+@pytest.mark.parametrize("value", ["", "0", "1", "glibc.malloc.perturb=1"])
+def test_never_against_the_user_and_never_twice(name: str, value: str, machine: pytest.MonkeyPatch) -> None:
+    machine.setenv(name, value)
+    assert started() is None
+
+
+def test_only_a_stage_that_computes_on_the_cpu(machine: pytest.MonkeyPatch) -> None:
+    for device in ("cuda", "mps", "nonsense"):
+        params(device)
+        assert started() is None
+    params("auto")
+    assert started()
+    memory.NVIDIA.touch()
+    assert started() is None
+    params("cpu")
+    assert started()
+    machine.setattr(sys, "orig_argv", ["python", "-m", "stages.fetch"])
+    assert started() is None
+
+
+@pytest.mark.parametrize("content", [None, "", "train: [", "train: 3", "- train", "evaluate: {device: cpu}"])
+def test_params_that_are_wrong_are_for_the_stage_to_refuse(
+    content: str | None, machine: pytest.MonkeyPatch
+) -> None:
+    Path("params.yaml").unlink()
+    if content is not None:
+        Path("params.yaml").write_text(content)
+    assert started() is None
+
+
+def test_not_where_the_stage_is_imported(machine: pytest.MonkeyPatch) -> None:
+    for first in ("pytest", "-c", "stages/train.py"):
+        machine.setattr(sys, "argv", [first])
+        assert started() is None
+
+
+@pytest.mark.parametrize("version", [(2, 26), (2, 34)])
+def test_an_older_glibc_gets_what_it_knows(version: tuple[int, ...], machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(memory, "glibc", lambda: version)
+    settings = started()
+    assert settings
+    assert "hugetlb" not in settings
+
+
+def test_without_huge_pages_none_are_asked_for(machine: pytest.MonkeyPatch) -> None:
+    memory.HUGE_PAGES.write_text("always madvise [never]\n")
+    assert "hugetlb" not in (started() or "hugetlb")
+    memory.HUGE_PAGES.unlink()
+    assert "hugetlb" not in (started() or "hugetlb")
+
+
+def test_another_c_library_is_left_alone(machine: pytest.MonkeyPatch) -> None:
+    machine.undo()
+    version = memory.glibc()
+    assert version is None or version >= (2, 17)
+
+    def unknown(_: str) -> str:
+        raise ValueError("unrecognized configuration name")  # macOS
+
+    for answer in (unknown, lambda _: None, lambda _: "musl 1.2"):
+        machine.setattr(os, "confstr", answer)
+        assert memory.glibc() is None
+        assert memory.tunables() == ""
+
+
+def test_free_memory_goes_back_after_the_first_step_and_after_each_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = [("state", None), ("state", None), ("state", {"epoch": 1}), ("state", None)]
+    trims: list[int] = []
+    monkeypatch.setattr(memory, "_trim", lambda: trims.append(len(seen)))
+    seen: list[object] = []
+
+    def counted() -> Iterator[tuple[str, object]]:
+        for step in steps:
+            yield step
+            seen.append(step)
+
+    monkeypatch.setenv(memory.SWITCH, "1")
+    assert list(memory.trimming(counted())) == steps
+    assert trims == [0, 2], "before the caller has the step"
+    monkeypatch.setenv(memory.SWITCH, "0")
+    assert list(memory.trimming(counted())) == steps
+    assert trims == [0, 2]
+
+
+def test_this_c_library_can_give_memory_back() -> None:
+    if memory.glibc():
+        memory._trim()
+
+
+@pytest.mark.skipif(memory.glibc() is None, reason="needs glibc")
+def test_a_real_stage_starts_again_once_under_the_same_number_with_the_same_bits(
+    finished: Clone, tmp_path: Path
+) -> None:
+    clone = Clone(tmp_path / "clone", tmp_path / "cache")
+    (clone.folder / "data").symlink_to(finished.folder / "data")
+    show = clone.folder / "stages/train.py"
+    stage = show.read_text()
+    show.write_text("import os\nprint(os.getpid(), os.environ.get('GLIBC_TUNABLES'), flush=True)\n" + stage)
+    environment = {
+        n: v for n, v in clone.real_environment.items() if n not in (memory.SWITCH, memory.TUNABLES)
+    }
+    results = []
+    for setting in ({}, {memory.SWITCH: "0"}, {memory.TUNABLES: "glibc.malloc.perturb=7"}):
+        command = [sys.executable, "-m", "stages.train"]
+        process = subprocess.Popen(
+            command, cwd=clone.folder, env=environment | setting, stdout=subprocess.PIPE, text=True
+        )
+        printed = process.communicate()[0]
+        assert process.returncode == 0
+        number, tunables = printed.splitlines()[0].split()
+        assert int(number) == process.pid
+        expected = setting.get(memory.TUNABLES) if setting else memory.tunables()
+        assert tunables == str(expected)
+        results.append({path: clone.read(path) for path in OUTPUTS})
+    assert results[0] == results[1] == results[2] == {path: finished.read(path) for path in OUTPUTS}

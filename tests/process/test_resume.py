@@ -1,0 +1,260 @@
+"""A stopped run goes on as if nothing had happened: killed in many ways, compared with an unbroken one."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cifar_resnet import files
+from tests.conftest import FORK, Clone
+from tests.process.test_checkpoint import STEPS, is_folder
+
+pytestmark = pytest.mark.slow
+OUTPUTS = ("models/resnet50.safetensors", "metrics/train.json", "plots/history.csv")
+YIELDS = 3 * (8 + 1 + 1)  # of the tiny run: epochs x (steps, validation batch, record)
+STEP_DELAY = 0.02  # seconds: spreads the steps, so that signals meet every part of one
+
+
+def train(
+    folder: Path,
+    cache: Path,
+    yields: "Synchronized[int]",
+    save_every_step: bool,
+    die_in: tuple[str, int] | None,
+) -> None:
+    """The train stage in `folder`, counting its `yields`.
+
+    `die_in` names a step of a save and which one of them ends in SIGKILL.
+    """
+    import torch
+
+    from cifar_resnet.process import command, progress, resume
+    from stages import train as stage
+
+    os.chdir(folder)
+    with (folder / "log").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    torch.set_num_threads(1)
+    files.CACHE = cache
+    if save_every_step:
+        resume.SAVE_SECONDS = resume.EPOCH_SECONDS = 0
+    if die_in:
+        name, last = die_in
+        owner, function = STEPS[name]
+        original, calls = getattr(owner, function), []
+
+        def deadly(first: Any, *others: object) -> object:
+            if function != "fsync" or is_folder(first) == (name == "folder fsync"):
+                calls.append(first)
+            if len(calls) == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(first, *others)
+
+        setattr(owner, function, deadly)
+    update = progress.Progress.update
+
+    def slow(self: progress.Progress, *arguments: object) -> None:
+        yields.value += 1
+        time.sleep(STEP_DELAY)
+        update(self, *arguments)  # type: ignore[arg-type]
+
+    progress.Progress.update = slow  # type: ignore[assignment,method-assign]
+    sys.argv = ["stage"]
+    command.run(stage.main, None)
+
+
+class Run:
+    """A folder to train in, with the finished clone's tensors."""
+
+    def __init__(self, source: Clone, folder: Path) -> None:
+        self.folder, self.cache = folder, folder / "cache"
+        self.yields: Synchronized[int] = FORK.Value("i", 0)
+        folder.mkdir()
+        for name in ("params.yaml", "dvc.yaml"):
+            shutil.copy(source.folder / name, folder)
+        for name in ("data", "src", "stages"):
+            (folder / name).symlink_to(source.folder / name)
+
+    def start(self, save_every_step: bool = False, die_in: tuple[str, int] | None = None) -> BaseProcess:
+        arguments = (self.folder, self.cache, self.yields, save_every_step, die_in)
+        process = FORK.Process(target=train, args=arguments)
+        process.start()
+        return process
+
+    def stop(self, process: BaseProcess, number: signal.Signals, chosen: random.Random) -> None:
+        """Send a signal at a random moment between the first yield and the last but two."""
+        moment = chosen.randrange(1, YIELDS - 2)
+        deadline = time.monotonic() + 60
+        while self.yields.value < moment:
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.001)
+        time.sleep(chosen.uniform(0, 2 * STEP_DELAY))
+        assert process.pid
+        os.kill(process.pid, number)
+        process.join()
+
+    def finish(self) -> dict[str, bytes]:
+        """Train to the end; return the outputs."""
+        process = self.start()
+        process.join()
+        assert process.exitcode == 0, self.log
+        assert not list((self.cache / "resume").iterdir()), "a finished run leaves no state behind"
+        return {path: (self.folder / path).read_bytes() for path in OUTPUTS}
+
+    @property
+    def log(self) -> str:
+        path = self.folder / "log"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def unbroken(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The outputs of a run that nothing stopped."""
+    run = Run(finished, tmp_path_factory.mktemp("unbroken") / "run")
+    outputs = run.finish()
+    assert run.yields.value == YIELDS
+    assert outputs == {path: finished.read(path) for path in OUTPUTS}, "the harness changes nothing"
+    return outputs
+
+
+@pytest.mark.parametrize("trial", range(14))
+def test_killed_at_a_random_moment(
+    trial: int, unbroken: dict[str, bytes], finished: Clone, tmp_path: Path
+) -> None:
+    run = Run(finished, tmp_path / "run")
+    process = run.start(save_every_step=trial % 2 == 0)
+    run.stop(process, signal.SIGKILL, random.Random(trial))
+    assert process.exitcode == -signal.SIGKILL, "it ended before it was killed"
+    assert run.finish() == unbroken
+
+
+@pytest.mark.parametrize("trial", range(6))
+def test_killed_while_saving(trial: int, unbroken: dict[str, bytes], finished: Clone, tmp_path: Path) -> None:
+    run = Run(finished, tmp_path / "run")
+    step, call = ("fsync", "replace", "folder fsync")[trial % 3], random.Random(100 + trial).randrange(1, 12)
+    process = run.start(save_every_step=True, die_in=(step, call))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert run.finish() == unbroken
+
+
+@pytest.mark.parametrize("trial", range(5))
+def test_stopped_by_a_signal(trial: int, unbroken: dict[str, bytes], finished: Clone, tmp_path: Path) -> None:
+    number = (signal.SIGTERM, signal.SIGINT)[trial % 2]
+    run = Run(finished, tmp_path / "run")
+    process = run.start()
+    run.stop(process, number, random.Random(200 + trial))
+    assert process.exitcode == 128 + number, run.log
+    assert f"{number.name}: saving the state and stopping" in run.log
+    assert run.finish() == unbroken
+    assert re.search(r"resuming this run after \d+ epochs and \d+ steps", run.log)
+
+
+def test_a_damaged_state_is_named_and_the_run_goes_on_from_the_one_before(
+    unbroken: dict[str, bytes], finished: Clone, tmp_path: Path
+) -> None:
+    run = Run(finished, tmp_path / "run")
+    process = run.start(save_every_step=True)
+    run.stop(process, signal.SIGKILL, random.Random(300))
+    newest = sorted((run.cache / "resume").glob("*/[0-9]*.pt"))[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 4
+    newest.write_bytes(content)
+    assert run.finish() == unbroken
+    assert f"the saved state {newest.name} is damaged" in run.log
+    assert "resuming this run after" in run.log
+
+
+def test_other_params_other_run(unbroken: dict[str, bytes], finished: Clone, tmp_path: Path) -> None:
+    """A state is never continued by a run that would compute something else."""
+    run = Run(finished, tmp_path / "run")
+    run.start(save_every_step=True, die_in=("folder fsync", 5)).join()
+    params = run.folder / "params.yaml"
+    params.write_text(params.read_text().replace("weight_decay: 0.01", "weight_decay: 0.02"))
+    run.start().join()
+    assert "resuming" not in run.log
+    (left,) = (run.cache / "resume").iterdir()
+    told = re.search(
+        r"^an unfinished run is kept, (\d) epochs and (\d) steps long, \d MB: .*$", run.log, re.M
+    )
+    assert told, run.log
+    newest = max(left.glob("[0-9]*.pt")).name.split(".")[1]
+    assert f"{told[1]}-{told[2]}" == newest
+    assert "goes on with it after train.optimizer.weight_decay: 0.01 in params.yaml; `rm -r" in told[0]
+    assert f"`rm -r {left}` forgets it" in told[0]
+    params.write_text(params.read_text().replace("weight_decay: 0.02", "weight_decay: 0.01"))
+    assert run.finish() == unbroken, "as it says"
+
+
+LONG = {"train": {"epochs": 40}}
+
+
+def wait_for(condition: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not condition.exists():
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_killed_dvc_leaves_a_trainer_that_the_next_repro_finds(tmp_path: Path) -> None:
+    """DVC does not stop its stage when it is killed itself."""
+    clone = Clone(tmp_path / "clone", tmp_path / "cache", LONG)
+    dvc = subprocess.Popen(
+        ["dvc", "repro"], cwd=clone.folder, env=clone.real_environment, stdout=subprocess.DEVNULL
+    )
+    wait_for(clone.folder / "plots/history.csv", dvc)  # type: ignore[arg-type]
+    dvc.kill()
+    dvc.wait()
+    printed = clone.dvc("repro", status=255)
+    found = re.search(r"the same run is being trained by process (\d+) on \S+ since", printed)
+    assert found, printed
+    os.kill(int(found[1]), signal.SIGTERM)
+    states = clone.cache / "cifar-resnet/resume"
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{found[1]}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert list(states.glob("*/[0-9]*.pt"))
+    printed = clone.dvc("repro")
+    assert "resuming this run after" in printed
+    resumed = {path: clone.read(path) for path in OUTPUTS}
+    clone.dvc("repro", "--force", "--single-item", "train")
+    assert {path: clone.read(path) for path in OUTPUTS} == resumed
+    assert json.loads(clone.read("metrics/train.json"))["epochs"] >= 10
+
+
+def test_interrupted_experiment_in_a_temporary_folder_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C reaches DVC and the stage; the next `dvc exp run --temp` starts in another folder."""
+    clone = Clone(tmp_path / "clone", tmp_path / "cache", LONG)
+    command = ["dvc", "exp", "run", "--temp", "--name", "kept"]
+    experiment = subprocess.Popen(
+        command,
+        cwd=clone.folder,
+        env=clone.real_environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    states, deadline = clone.cache / "cifar-resnet/resume", time.monotonic() + 120
+    while not list(states.glob("*/[0-9]*.pt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(experiment.pid, signal.SIGINT)
+    experiment.communicate()
+    assert experiment.returncode != 0
+    printed = clone.run(*command)
+    assert "resuming this run after" in printed
+    assert "kept" in clone.dvc("exp", "list", "--name-only")

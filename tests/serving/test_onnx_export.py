@@ -1,0 +1,138 @@
+"""The ONNX file computes what the network computes, and says nothing of the machine."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import functional
+
+from cifar_resnet.files.params import UserError
+from cifar_resnet.network.inference import NormalizationConfig, build_normalization
+from cifar_resnet.network.model import ModelConfig, ResNet, build_model
+from cifar_resnet.serving import onnx_export
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+NORMALIZATION = build_normalization(NormalizationConfig(mean=MEAN, std=STD), torch.device("cpu"))
+METADATA = {"class_names": ["a", "b", "é"], "normalization": {"mean": MEAN, "std": STD}, "model_sha256": "0"}
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    """Random images, the first of them with every value that a pixel can have."""
+    drawn = torch.randint(0, 256, (1000, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    drawn[0] = torch.arange(256).repeat(12).view(3, 32, 32)
+    return drawn.to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def model(images: Tensor) -> ResNet:
+    """In evaluation mode, with running statistics of its own."""
+    network = build_model(ModelConfig(width=8, blocks=(2, 1, 1, 1)), 3, torch.Generator().manual_seed(0))
+    for batch in images[:96].split(32):
+        network.train()(NORMALIZATION(batch))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def exported(model: ResNet) -> onnx.ModelProto:
+    return onnx_export.export_onnx(model, NORMALIZATION, METADATA)
+
+
+@pytest.fixture(scope="module")
+def expected(model: ResNet, images: Tensor) -> Tensor:
+    """The logits in float64, of images normalized by torchvision."""
+    pixels = functional.normalize(images.double() / 255, MEAN, STD)
+    network = build_model(ModelConfig(width=8, blocks=(2, 1, 1, 1)), 3, torch.Generator())
+    network.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        logits: Tensor = network.double().eval()(pixels)
+    return logits
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_any_batch_size_gives_the_networks_logits(
+    batch: int, exported: onnx.ModelProto, images: Tensor, expected: Tensor
+) -> None:
+    given = images[: max(batch, 21)]
+    logits = onnx_export.predict_onnx(exported.SerializeToString(), given.split(batch))
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits.double(), expected[: len(given)], rtol=1e-5, atol=1e-5)
+
+
+def test_input_and_output_are_named_and_the_batch_is_dynamic(exported: onnx.ModelProto) -> None:
+    def described(value: onnx.ValueInfoProto) -> tuple[str, int, list[Any]]:
+        kind = value.type.tensor_type
+        return value.name, kind.elem_type, [dim.dim_param or dim.dim_value for dim in kind.shape.dim]
+
+    assert [described(value) for value in exported.graph.input] == [
+        ("images", onnx.TensorProto.UINT8, ["N", 3, 32, 32])
+    ]
+    assert [described(value) for value in exported.graph.output] == [
+        ("logits", onnx.TensorProto.FLOAT, ["N", 3])
+    ]
+
+
+def test_the_graph_holds_nothing_but_the_network(exported: onnx.ModelProto) -> None:
+    kinds = {node.op_type for node in exported.graph.node}
+    assert kinds == {"Cast", "Mul", "Add", "Conv", "Relu", "ReduceMean", "Reshape", "Gemm"}
+
+
+def test_the_metadata_is_json(exported: onnx.ModelProto) -> None:
+    assert {entry.key: json.loads(entry.value) for entry in exported.metadata_props} == METADATA
+
+
+def test_the_same_network_gives_the_same_bytes_without_traces_of_the_machine(
+    model: ResNet, exported: onnx.ModelProto, capfd: pytest.CaptureFixture[str]
+) -> None:
+    again = onnx_export.export_onnx(model, NORMALIZATION, METADATA)
+    assert capfd.readouterr() == ("", "")
+    content = again.SerializeToString()
+    assert content == exported.SerializeToString()
+    for trace in (str(Path.home()), str(Path(__file__).parents[2]), "site-packages", "stack_trace", ".py"):
+        assert trace.encode() not in content, trace
+
+
+def test_the_given_network_stays_as_it_is(model: ResNet, exported: onnx.ModelProto) -> None:
+    assert model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not model.training
+
+
+def test_weights_too_many_for_one_file_are_refused() -> None:
+    with torch.device("meta"):
+        model = ResNet(ModelConfig(width=320, blocks=(3, 4, 6, 3)), 10)
+    with pytest.raises(UserError, match=r"at most 2,147,483,648 bytes, .* lower train.model.width"):
+        onnx_export.export_onnx(model, NORMALIZATION, METADATA)
+
+
+LOGITS = torch.tensor([[3.0, 1.0, 2.0], [0.0, 20.0, -1.0]])
+
+
+def test_equal_logits_agree() -> None:
+    assert onnx_export.compare(LOGITS, LOGITS) == {"onnx_agreement": 1, "onnx_logit_difference": 0}
+
+
+@pytest.mark.parametrize(("change", "refused"), [(0.0019, False), (0.0021, True), (float("nan"), True)])
+def test_the_tolerance_is_a_share_of_the_largest_logit(change: float, refused: bool) -> None:
+    logits = LOGITS.clone()
+    logits[0, 0] += change
+    if refused:
+        with pytest.raises(onnx_export.DisagreementError, match=r"differ by (0.0021|nan), 0.002 is allowed"):
+            onnx_export.compare(logits, LOGITS)
+    else:
+        compared = onnx_export.compare(logits, LOGITS)
+        assert compared["onnx_logit_difference"] == pytest.approx(change, rel=1e-3)
+
+
+@pytest.mark.parametrize(("distance", "refused"), [(1e-5, False), (1e-2, True)])
+def test_another_top_class_is_refused_unless_it_is_a_tie(distance: float, refused: bool) -> None:
+    rest = [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+    one, other = (torch.tensor([[1.0, 1.0 + change], *rest]) for change in (distance, -distance))
+    if refused:
+        with pytest.raises(onnx_export.DisagreementError, match=r"the same for 75.00% of the images"):
+            onnx_export.compare(one, other)
+    else:
+        assert onnx_export.compare(one, other)["onnx_agreement"] == 0.75

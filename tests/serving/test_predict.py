@@ -1,0 +1,177 @@
+"""The command that says what pictures show, run in this process."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from cifar_resnet import files
+from cifar_resnet.files.params import UserError
+from cifar_resnet.network.model import ResNet
+from cifar_resnet.serving import explanation, predict
+from tests.serving.conftest import ABOUT, CLASSES, by_hand, json_lines, noise, picture, stored
+
+
+@pytest.mark.parametrize("batch", [4, 64])
+def test_predictions_of_a_folder_are_those_of_the_network(
+    folder: Path, model: ResNet, model_path: Path, batch: int, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "BATCH", batch)
+    assert predict.main([str(folder), "--model", str(model_path), "--json", "--top", "99"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    found = json_lines(out)
+    order = [
+        (2, "C.TIFF"),
+        (1, "a.bmp"),
+        (0, "b.png"),
+        (3, "d e.png"),
+        (4, "deeper/a.png"),
+        (5, "deeper/b.png"),
+    ]
+    assert [path for path, _ in found] == [str(folder / name) for _, name in order]
+    probabilities = by_hand(model, torch.stack([noise(32, 32, seed) for seed, _ in order])).softmax(1)
+    assert probabilities.max(1).values.std() > 0.05  # opinions that differ
+    for (_, predictions), expected in zip(found, probabilities, strict=True):
+        assert list(predictions.values()) == sorted(predictions.values(), reverse=True)
+        ours = torch.tensor([predictions[name] for name in CLASSES])
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_a_line_names_the_path_and_the_best_classes(
+    folder: Path, model: ResNet, model_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert predict.main(["b.png", "./deeper/b.png", "--model", str(model_path), "--top", "2"]) == 0
+    expected = ""
+    for path, seed in (("b.png         ", 0), ("./deeper/b.png", 5)):
+        shares, labels = by_hand(model, noise(32, 32, seed)[None]).softmax(1)[0].topk(2)
+        pairs = zip(labels.tolist(), shares.tolist(), strict=True)
+        expected += "  ".join([path, *(f"{CLASSES[label]:10} {share:6.1%}" for label, share in pairs)]) + "\n"
+    assert capsys.readouterr() == (expected, "")
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_done(
+    folder: Path, model_path: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)  # for pictures of twice as many pixels: an error
+    photo = stored(picture(noise(100, 100)), "JPEG").getvalue()
+    (tmp_path / "cut.jpg").write_bytes(photo[: len(photo) // 2])
+    (tmp_path / "text.png").write_text("<svg/>")
+    (tmp_path / "empty.gif").touch()
+    picture(noise(201, 200)).save(tmp_path / "bomb.png")
+    picture(noise(150, 150)).save(tmp_path / "large.png")  # Pillow merely warns of this one
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "notes.txt").touch()
+    reasons = {
+        "cut.jpg": "image file is truncated",
+        "text.png": "not a picture in a format that Pillow reads",
+        "missing.png": "No such file or directory",
+        "empty.gif": "the file is empty",
+        "bomb.png": "decompression bomb",
+        "bare": "no picture in this folder",
+    }
+    monkeypatch.chdir(tmp_path)
+    assert predict.main([*reasons, "large.png", "in/b.png", "--model", str(model_path), "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert [path for path, _ in json_lines(out)] == ["large.png", "in/b.png"]
+    assert len(err.splitlines()) == len(reasons)
+    for line, (path, reason) in zip(err.splitlines(), reasons.items(), strict=True):
+        assert line.startswith(f"error: {path}: ")
+        assert reason in line
+
+
+def test_a_missing_network_names_both_ways_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^models/resnet50\.safetensors is missing; ") as raised:
+        predict.main(["x.png"])
+    assert "`dvc pull -r released models/resnet50.safetensors`" in str(raised.value)
+    assert "`dvc repro`" in str(raised.value)
+
+
+def test_a_network_that_cannot_be_read_is_the_users_error(
+    model: ResNet, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    damaged = bytearray(model_path.read_bytes())
+    damaged[-5] ^= 1
+    Path("damaged").write_bytes(damaged)
+    Path("models").mkdir()
+    Path("models/resnet50.safetensors").write_bytes(damaged)
+    files.write_tensors(Path("images"), {"images": torch.zeros(1)}, {"classes": CLASSES})
+    narrow = ABOUT | {"model": {"width": 4, "blocks": [1, 2, 1, 1]}}
+    files.write_tensors(Path("other"), dict(model.state_dict()), narrow)
+    messages = {
+        "models/resnet50.safetensors": "is damaged: .*; `dvc repro --force train` makes it again",
+        "nowhere": "nowhere is missing$",
+        "damaged": "damaged is damaged: its SHA-256 is not the one it was written with$",
+        "images": "images holds no trained network",
+        "other": "the weights do not fit a network of width 4",
+    }
+    for path, message in messages.items():
+        with pytest.raises(UserError, match=message):
+            predict.main(["x.png", "--model", path])
+    with pytest.raises(IsADirectoryError):
+        predict.main(["x.png", "--model", "."])
+
+
+def test_the_default_network_is_the_one_that_train_writes() -> None:
+    assert predict.parse(["x.png"]).model == files.MODEL
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["a.png", "--top", "0"],
+        ["a.png", "--explain", "a.jpg"],
+        ["a.png", "--explain", "./a.png"],
+        ["a.png", "--explain", "nowhere/b.png"],
+    ],
+)
+def test_wrong_usage_ends_with_status_2(words: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        predict.main(words)
+    assert stopped.value.code == 2
+    assert "usage: python -m tools.predict" in capsys.readouterr().err
+
+
+def test_the_explanation_shows_the_first_pictures(
+    folder: Path, model_path: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "BATCH", 4)
+    drawn = []
+    figure = explanation.figure
+
+    def noted_figure(images: Tensor, maps: Tensor, titles: list[str]) -> Figure:
+        drawn.append(titles)
+        return figure(images, maps, titles)
+
+    monkeypatch.setattr(explanation, "figure", noted_figure)
+    out = tmp_path / "out.png"
+    words = [str(folder), "--model", str(model_path), "--explain", str(out)]
+    assert predict.main(words) == 0
+    printed, err = capsys.readouterr()
+    assert len(printed.splitlines()) == 6
+    assert err == f"{out} shows the first 4 of 6 pictures\n"
+    first = out.read_bytes()
+    assert first.startswith(b"\x89PNG")
+    rows = [line.removeprefix(str(folder)).split() for line in printed.splitlines()[:4]]
+    assert [title.split()[0] for (title,) in zip(*drawn, strict=True)] == [
+        next(word for word in row if word in CLASSES) for row in rows
+    ]
+    predict.main(words)
+    assert out.read_bytes() == first
+
+
+def test_no_picture_to_explain_is_said(model_path: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out.png"
+    assert predict.main(["missing.png", "--model", str(model_path), "--explain", str(out)]) == 1
+    assert f"{out} is not written" in capsys.readouterr().err
+    assert not out.exists()

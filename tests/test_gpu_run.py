@@ -1,0 +1,65 @@
+"""docs/gpu-run.md, every command of it: a run on another machine, brought back, checked and published."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Clone
+from tools import scratch
+
+COMMAND = re.compile(r"^(home|gpu|clone)\$ (.*)$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def machines(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Clone]:
+    """The machines of the page, after all of its commands."""
+    folder = tmp_path_factory.mktemp("machines")
+    home = finished.copy(folder / "home")
+    scratch.git(home.folder, "rm", "--quiet", "-r", "dvc.lock", "metrics", "plots")
+    shutil.rmtree(home.folder / "models")
+    scratch.commit(home.folder, "before the run")
+    machines = {"home": home}
+    for name in ("gpu", "clone"):
+        machines[name] = Clone.at(folder / name, folder / f"{name}-cache")
+    machines["gpu"].folder.mkdir()
+    environment: dict[str, Any] = {"CIFAR10_SOURCE": str(folder / "official")}
+    for name in ("CARRY", "BACK", "official"):  # the made-up images need no source
+        (folder / name).mkdir()
+        environment[name] = str(folder / name)
+    for machine, command in COMMAND.findall((scratch.ROOT / "docs/gpu-run.md").read_text()):
+        if "pip" in command:
+            continue
+        if machine == "clone" and not machines["clone"].folder.exists():
+            scratch.git(folder, "clone", "--quiet", str(home.folder), "clone")
+        if command.endswith("dvc repro"):  # the next command runs everything in any case
+            shutil.copytree(finished.folder / ".dvc/cache", machines["gpu"].folder / ".dvc/cache")
+        printed = machines[machine].run("bash", "-o", "pipefail", "-c", command, **environment)
+        if "cmp" in command:
+            assert printed.count("Running stage") == 6
+        if "predict" in command:
+            assert "%" in printed
+        if "dvc status" in command:
+            assert "up to date" in printed
+    return machines
+
+
+def test_the_results_are_those_of_the_other_machine(machines: dict[str, Clone], finished: Clone) -> None:
+    home, gpu = machines["home"], machines["gpu"]
+    assert not scratch.git(home.folder, "status", "--porcelain")
+    for path in ("dvc.lock", "metrics/test.json", "plots/history.csv", "models/resnet50.safetensors"):
+        assert home.read(path) == gpu.read(path) == finished.read(path)
+    assert home.dvc("status", "--json", "train", "evaluate").strip() == "{}"
+
+
+def test_a_fresh_clone_has_the_exact_model_and_need_not_train(
+    machines: dict[str, Clone], tmp_path: Path
+) -> None:
+    clone = machines["clone"]
+    assert clone.read("models/resnet50.safetensors") == machines["gpu"].read("models/resnet50.safetensors")
+    printed = clone.dvc("repro")
+    assert "Running stage 'preprocess'" in printed
+    assert "Running stage 'train'" not in printed
+    assert not scratch.git(clone.folder, "status", "--porcelain")

@@ -1,0 +1,65 @@
+"""Images and their labels stay together, and small pictures are shown under their titles."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_resnet.images import Images, concatenate, titled
+
+
+def random_images(count: int) -> Images:
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=random)
+    return Images(images, torch.randint(10, (count,), generator=random))
+
+
+def test_concatenation_keeps_the_order() -> None:
+    whole = random_images(30)
+    parts = [Images(*(tensor[start : start + 10] for tensor in whole)) for start in (0, 10, 20)]
+    joined = concatenate(parts)
+    assert torch.equal(joined.images, whole.images)
+    assert torch.equal(joined.labels, whole.labels)
+
+
+def test_rows_keep_images_and_labels_together() -> None:
+    whole = random_images(30)
+    index = torch.tensor([29, 0, 0, 7])
+    images, labels = whole.rows(index)
+    for position, row in enumerate(index.tolist()):
+        assert torch.equal(images[position], whole.images[row])
+        assert labels[position] == whole.labels[row]
+
+
+def test_other_memory_layout_changes_no_pixel_and_no_shape() -> None:
+    images = random_images(4)
+    other = images.channels_last()
+    assert torch.equal(other.images, images.images)
+    assert other.images.stride() == (3 * 32 * 32, 1, 3 * 32, 3)
+    assert torch.equal(other.labels, images.labels)
+
+
+def test_images_and_labels_move_together() -> None:
+    moved = random_images(4).to(torch.device("meta"))
+    assert [tensor.device.type for tensor in moved] == ["meta", "meta"]
+
+
+@pytest.mark.parametrize(("count", "columns", "cells"), [(1, 1, 1), (6, 3, 6), (7, 3, 9)])
+def test_titled_images_come_in_rows_and_the_rest_of_the_last_is_empty(
+    count: int, columns: int, cells: int
+) -> None:
+    images = random_images(count).images
+    figure = titled(images, [f"number {i}" for i in range(count)], columns, "Random images")
+    assert figure.get_suptitle() == "Random images"
+    assert len(figure.axes) == cells
+    for index, axes in enumerate(figure.axes):
+        shown = [np.asarray(image.get_array()) for image in axes.get_images()]
+        assert axes.get_title() == (f"number {index}" if index < count else "")
+        assert len(shown) == (index < count)
+        if shown:
+            assert np.array_equal(shown[0], images[index].permute(1, 2, 0))
+    with io.BytesIO() as file:
+        figure.savefig(file)
+    drawn = figure.get_tightbbox()  # in inches
+    assert 0 <= drawn.y0 <= drawn.y1 <= figure.get_figheight()

@@ -1,0 +1,153 @@
+"""A process that has imported the heavy libraries once, and forks a child for each stage and DVC command.
+
+Most of a tiny run's time is importing PyTorch. `install` makes a folder with a `python` and a `dvc` that hand
+their work to this process over a socket: the child gets their arguments, environment, folder and the three
+standard files, runs the same module from the same clone, and ends with the status that they end with. Signals
+reach it, and it is killed when they are. Our own modules are not loaded before the fork.
+"""
+
+import array
+import atexit
+import io
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+PRELOAD = (
+    "captum.attr",
+    "dvc.cli",
+    "dvc.commands.repro",
+    "dvc.repo",
+    "huggingface_hub",
+    "matplotlib.figure",
+    "onnxruntime",
+    "onnxscript",
+    "pandas",
+    "pydantic",
+    "scipy.stats",
+    "torch._dynamo",
+    "torch.onnx",
+    "torchvision.transforms.v2",
+)
+CLIENT = """#!{python} -SE
+import json, os, signal, socket, sys
+words = sys.argv[1:] if {name!r} == "python" else ["-m", "dvc", *sys.argv[1:]]
+ours = words[:1] == ["-m"] and words[1].startswith(("stages.", "tools.", "dvc"))
+if not ours or "REAL_PYTHON" in os.environ:
+    os.execv({python!r}, [{python!r}, *words])
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+request = json.dumps({{"words": words, "env": dict(os.environ), "cwd": os.getcwd()}}).encode()
+socket.send_fds(server, [len(request).to_bytes(8, "little")], [0, 1, 2])
+server.sendall(request)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+    signal.signal(number, lambda number, _: server.send(bytes([number])))
+status = int.from_bytes(server.recv(4), "little", signed=True)
+if status < 0:
+    if -status != signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+sys.exit(status)
+"""
+
+
+def install(folder: Path, python: str) -> None:
+    """Write `python` and `dvc` into `folder`; they need a server on `folder`/socket."""
+    for name in ("python", "dvc"):
+        script = folder / name
+        script.write_text(CLIENT.format(python=python, name=name, address=str(folder / "socket")))
+        script.chmod(0o755)
+
+
+def serve(address: str) -> None:
+    """Import, then fork a child for each request until the standard input is closed."""
+    for name in PRELOAD:
+        __import__(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children end on their own
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(address)
+    server.listen(64)
+    while True:
+        ready, _, _ = select.select([server.fileno(), 0], [], [])
+        if 0 in ready:
+            return
+        connection, _ = server.accept()
+        if os.fork() == 0:
+            server.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os._exit(_attend(connection))
+        connection.close()
+
+
+def _attend(connection: socket.socket) -> int:
+    """Run one request in a child of its own; pass signals on to it and its status back."""
+    size, files, _, _ = socket.recv_fds(connection, 8, 3)
+    request = json.loads(_receive(connection, int.from_bytes(size, "little")))
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        os._exit(_run(request, files))
+    for file in files:
+        os.close(file)
+    ended = os.pidfd_open(child)
+    while True:
+        ready, _, _ = select.select([ended, connection.fileno()], [], [])
+        if ended in ready:
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            connection.sendall(status.to_bytes(4, "little", signed=True))
+            return 0
+        number = connection.recv(1)
+        os.kill(child, number[0] if number else signal.SIGKILL)
+        if not number:
+            return 0
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    content = b""
+    while len(content) < size:
+        content += connection.recv(size - len(content))
+    return content
+
+
+def _run(request: dict[str, Any], files: "array.array[int] | list[int]") -> int:
+    """Become `python -m MODULE ...` as far as one can after a fork; return the exit status."""
+    for target, file in enumerate(files):
+        os.dup2(file, target)
+        os.close(file)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.FileIO(file, "w", closefd=False), write_through=True) for file in (1, 2)
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    module, *rest = request["words"][1:]
+    sys.argv = [module, *rest]
+    sys.path[0] = request["cwd"]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    return status
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
