@@ -151,7 +151,7 @@ class Unfinished(NamedTuple):
 
     folder: Path
     about: dict[str, Any]
-    label: str  # of its last state
+    label: str  # of its last state; empty where an earlier version of this code saved it
     saved: float  # seconds since 1970
     size: int  # bytes
 
@@ -164,9 +164,12 @@ def unfinished(parent: Path) -> list[Unfinished]:
         with suppress(Timeout, FileNotFoundError), FileLock(folder / "lock", timeout=0):
             states = _states(folder)
             if states:
-                about, label = json.loads((folder / HOLDER).read_text()), states[-1].name.split(".")[1]
+                about = json.loads((folder / HOLDER).read_text())
+                _, *label, _, _ = states[-1].name.split(".")
                 sizes = [path.stat().st_size for path in states]
-                found.append(Unfinished(folder, about, label, states[-1].stat().st_mtime, sum(sizes)))
+                found.append(
+                    Unfinished(folder, about, "".join(label), states[-1].stat().st_mtime, sum(sizes))
+                )
     return sorted(found, key=lambda run: run.saved, reverse=True)
 
 
