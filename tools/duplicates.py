@@ -17,6 +17,7 @@ from tools.scratch import ROOT
 
 JUDGEMENTS = {0: "exact duplicates", 1: "near-duplicates", 2: "very similar, another shot"}
 RIGHT = (0, 1)  # the same shot
+FOUND = ROOT / "docs/duplicates/found.csv"
 
 
 def share(hits: int, count: int) -> list[str]:
@@ -56,40 +57,53 @@ def read() -> tuple[Images, Images]:
     return train, cifar10.decode_batch(cifar10.read_raw(cifar10.TEST_BATCH))
 
 
-def render(train: Tensor, test: Tensor) -> tuple[str, Tensor]:
-    """Return the page, and the (K, 2) int64 test and training indices of the listed pairs that are missed."""
-    config = files.read_params("duplicates", duplicates.DuplicatesConfig)
+def find(train: Tensor, test: Tensor, config: duplicates.DuplicatesConfig) -> pd.DataFrame:
+    """Return a row for each near-duplicate: test_index, train_index, mirrored and score.
+
+    `train`, `test`: (N, 3, 32, 32) uint8, all in the official order.
+    """
     torch.set_num_threads(1)
     found = duplicates.find_duplicates(test, train, config)
     table = pd.DataFrame({name: column.numpy() for name, column in found._asdict().items()})
-    table = table.rename(columns={"test": "test_index", "train": "train_index"})
+    return table.rename(columns={"test": "test_index", "train": "train_index"})
+
+
+def missed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the published list that are the same shot and whose test image is not in `table`."""
     listed = pd.read_csv(PUBLISHED / "cifair10_duplicates.csv")
-    near = listed[listed["judgment"].isin(RIGHT) & ~listed["test_index"].isin(table["test_index"])]
+    return listed[listed["judgment"].isin(RIGHT) & ~listed["test_index"].isin(table["test_index"])]
+
+
+def render(table: pd.DataFrame, config: duplicates.DuplicatesConfig) -> str:
+    """Return the page for what `find` gave."""
     page = jinja2.Template(
         Path(__file__).with_name("duplicates.md.jinja").read_text(), keep_trailing_newline=True
     )
-    text = page.render(
+    text: str = page.render(
         found=len(table),
         mirrored=int(table["mirrored"].sum()),
         candidates=duplicates.CANDIDATES,
         threshold=config.threshold,
         recall=recall(set(table["test_index"])).to_markdown(index=False),
         precision=precision(table).to_markdown(index=False),
-        missed=len(near),
+        missed=len(missed(table)),
     )
-    return text, torch.from_numpy(near[["test_index", "train_index"]].to_numpy(copy=True))
+    return text
 
 
 def main() -> None:
     """Find, compare, write."""
     with command.one_line():
+        config = files.read_params("duplicates", duplicates.DuplicatesConfig)
         train, test = read()
-        text, missed = render(train.images, test.images)
-    files.write_bytes(ROOT / "docs/duplicates.md", text.encode())
+    table = find(train.images, test.images, config)
+    files.write_bytes(FOUND, table.to_csv(index=False).encode())
+    files.write_bytes(ROOT / "docs/duplicates.md", render(table, config).encode())
+    rows = torch.from_numpy(missed(table)[["test_index", "train_index"]].to_numpy(copy=True))
     drawing = pairs.side_by_side(
-        test.images[missed[:, 0]],
-        train.images[missed[:, 1]],
-        [f"{a} / {b}" for a, b in missed.tolist()],
+        test.images[rows[:, 0]],
+        train.images[rows[:, 1]],
+        [f"{a} / {b}" for a, b in rows.tolist()],
         "Not found",
     )
     drawing.savefig(ROOT / "docs/duplicates/missed.png", dpi=100, metadata={"Software": None})

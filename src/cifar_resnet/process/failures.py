@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cifar_resnet import files
 from cifar_resnet.files.params import UserError
 
 FOLDER = "CIFAR_RESNET_FAILURES"  # in the environment of a process that tells its launcher why it failed
@@ -21,8 +22,17 @@ def text(error: Exception) -> str:
     A full disk or a missing file (OSError) is theirs to put right, too.
     """
     if isinstance(error, UserError | OSError) and TRACEBACK not in sys.argv:
-        return f"error: {' '.join(str(error).split())}"
+        return f"error: {' '.join(str(error).split())}{_last_results()}"
     return "".join(traceback.format_exception(error)).rstrip()
+
+
+def _last_results() -> str:
+    """Say how to get the results back that DVC removed, if this stage has written none of its own yet."""
+    stages = files.read_yaml(Path("dvc.lock"))["stages"] if Path("dvc.lock").exists() else {}
+    outs = [Path(out["path"]) for out in stages.get(os.environ.get("DVC_STAGE"), {}).get("outs", [])]
+    if not outs or any(out.is_file() or list(out.glob("*")) for out in outs):
+        return ""
+    return "; the last results are in DVC's cache: put the old value back and run `dvc repro`"
 
 
 def record(error: Exception) -> bool:
