@@ -43,6 +43,16 @@ def blocks(lock: Path) -> dict[str, str]:
     return {part.split(maxsplit=1)[0]: part for part in parts}
 
 
+def wheel(folder: Path, package: str, version: str) -> str:
+    """Write a wheel with nothing in it; return the link to it that an index has."""
+    path, about = folder / f"{package}-{version}-py3-none-any.whl", f"{package}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return f'<a href="{path.name}">{path.name}</a>'
+
+
 @pytest.fixture
 def without_cuda(fresh: Path) -> dict[str, str]:
     """The lock that TORCH=cpu leaves."""
@@ -53,9 +63,7 @@ def without_cuda(fresh: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("version", ["(3, 10)", "(3, 13)"])
-def test_another_python_is_refused_in_one_line_before_anything_is_installed(
-    version: str, fresh: Path
-) -> None:
+def test_another_python_is_refused_before_anything_is_installed(version: str, fresh: Path) -> None:
     python = fresh / "python"
     script(
         python,
@@ -89,30 +97,19 @@ def test_the_cpu_build_keeps_every_other_package_with_its_hashes(
 
 
 def test_the_cpu_build_has_the_version_of_the_lock_from_its_own_index(fresh: Path) -> None:
-    index, wheels = fresh / "index", {}
+    index, versions = fresh / "index", {}
     for package in ("torch", "torchvision"):
         (locked,) = [name for name in blocks(fresh / "requirements.lock") if name.startswith(f"{package}==")]
-        wheels[package] = [f"{locked.split('==')[1]}+cpu", "99.0+cpu"]
+        versions[package] = locked.split("==")[1] + "+cpu"
         (index / package).mkdir(parents=True)
-        names = [f"{package}-{version}-py3-none-any.whl" for version in wheels[package]]
-        for name, version in zip(names, wheels[package], strict=True):
-            with zipfile.ZipFile(index / package / name, "w") as wheel:
-                about = f"{package}-{version}.dist-info"
-                wheel.writestr(
-                    f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
-                )
-                wheel.writestr(
-                    f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-                )
-                wheel.writestr(f"{about}/RECORD", "")
-        links = "".join(f'<a href="{name}">{name}</a>' for name in names)
-        (index / package / "index.html").write_text(links)
+        links = [wheel(index / package, package, version) for version in (versions[package], "99.0+cpu")]
+        (index / package / "index.html").write_text("".join(links))
     planned = make(fresh, "-n", "setup", "TORCH=cpu", f"TORCH_INDEX={index.as_uri()}")
     (command,) = [line for line in planned.splitlines() if "--index-url" in line]
     command = command.replace(".venv/bin/pip install", f"{sys.executable} -m pip install --target site")
     subprocess.run(command, shell=True, check=True, cwd=fresh)
     installed = {path.name for path in (fresh / "site").glob("*.dist-info")}
-    assert installed == {f"{package}-{versions[0]}.dist-info" for package, versions in wheels.items()}
+    assert installed == {f"{package}-{version}.dist-info" for package, version in versions.items()}
 
 
 def test_on_macos_the_lock_is_without_cuda_as_it_is(fresh: Path) -> None:
