@@ -4,10 +4,12 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from tools.scratch import ROOT
 
@@ -57,7 +59,9 @@ def wheel(folder: Path, package: str, version: str) -> str:
 def without_cuda(fresh: Path) -> dict[str, str]:
     """The lock that TORCH=cpu leaves."""
     (fresh / ".venv").mkdir()
-    (command,) = [line for line in make(fresh, "-n", "setup", "TORCH=cpu").splitlines() if "awk" in line]
+    planned = make(fresh, "-n", "setup", "TORCH=cpu")
+    assert "--require-hashes -r .venv/requirements.lock" in planned
+    (command,) = [line for line in planned.splitlines() if "awk" in line]
     subprocess.run(command, shell=True, check=True, cwd=fresh)
     return blocks(fresh / ".venv/requirements.lock")
 
@@ -74,6 +78,21 @@ def test_another_python_is_refused_before_anything_is_installed(version: str, fr
     refusal = f"{python} is Python X, this project needs Python 3.11 or 3.12: make setup PYTHON=python3.12"
     assert printed == f"error: {refusal}\n"
     assert not (fresh / ".venv").exists()
+
+
+def test_pip_refuses_what_make_refuses() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    allowed = SpecifierSet(project["requires-python"])
+    assert [version for version in ("3.10", "3.11", "3.12", "3.13") if version in allowed] == ["3.11", "3.12"]
+
+
+def test_the_readmes_way_without_make_is_what_make_does(fresh: Path) -> None:
+    planned = make(fresh, "-n", "setup")
+    readme = (ROOT / "README.md").read_text()
+    for words in ("-m venv", "--require-hashes -r requirements.lock", "-e .", "python -m tools.plots_page"):
+        assert words in planned, words
+        assert words in readme, words
+    assert len([line for line in planned.splitlines() if "pip install" in line]) == 2
 
 
 def test_an_unknown_build_of_pytorch_is_refused(fresh: Path) -> None:
