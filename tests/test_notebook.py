@@ -29,7 +29,7 @@ def working(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the notebook ran, with itself, outputs included, as ran.ipynb."""
     folder = tmp_path_factory.mktemp("notebook")
     (folder / "temporary").mkdir()
-    notebook = nbformat.from_dict(json.loads(NOTEBOOK.read_text()))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
     ours = {"REPOSITORY": str(finished.folder), "TMPDIR": str(folder / "temporary"), "RECIPE": "reference"}
     client.execute(env=finished.environment | ours | {"XDG_CACHE_HOME": str(folder / "cache")})
@@ -44,7 +44,14 @@ def outputs(working: Path) -> list[dict[str, Any]]:
 
 def test_the_notebook_trains_as_dvc_does_here(working: Path, finished: Clone) -> None:
     printed = "".join("".join(output.get("text", "")) for output in outputs(working))
-    assert printed.count("Running stage") == 6
+    for stage in (
+        "fetch",
+        "preprocess",
+        "duplicates",
+        "train",
+        "export",
+    ):  # evaluate has all its outputs in git
+        assert f"Running stage '{stage}'" in printed
     test = json.loads(finished.read("metrics/test.json"))
     assert f"test accuracy {test['test_accuracy']:.2%}" in printed
     clone = working / "temporary/train-cnn-dvc"
