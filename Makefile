@@ -8,16 +8,35 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/ready  ## install everything into .venv
+# Which build of PyTorch .venv has; TORCH=cpu or TORCH=default makes .venv again with the other one.
+READY := $(if $(wildcard .venv/ready),$(or $(shell cat .venv/ready),default))
+TORCH ?= $(or $(READY),default)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP := .venv/bin/pip install --quiet --disable-pip-version-check
+# Of PyTorch on Linux: what the CPU index has itself, and what only the CUDA build needs.
+CUDA := torch|torchvision|triton|cuda-.*|nvidia-.*
+
+setup: .venv/ready  ## install everything into .venv; without a GPU: make setup TORCH=cpu
+ifneq ($(TORCH),$(READY))
+.PHONY: .venv/ready
+CLEAR := --clear
+endif
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 		{ echo "error: $(PYTHON) is $$($(PYTHON) --version), this project needs Python 3.11 or 3.12: make setup PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@case "$(TORCH)" in default|cpu) ;; *) echo "error: TORCH is $(TORCH), and has to be cpu or default"; exit 1;; esac
+	$(PYTHON) -m venv $(CLEAR) .venv
+ifeq ($(TORCH)-$(shell uname),cpu-Linux)
+	awk '/^[a-z]/ {keep = $$1 !~ /^($(CUDA))==/} keep' requirements.lock > .venv/requirements.lock
+	$(PIP) --no-deps --index-url $(TORCH_INDEX) $$(grep -oE '^(torch|torchvision)==[^ ]+' requirements.lock)
+	$(PIP) --no-deps --require-hashes -r .venv/requirements.lock
+else
+	$(PIP) --require-hashes -r requirements.lock
+endif
+	$(PIP) --no-deps --no-build-isolation -e .
 	python -m tools.plots_page
-	touch $@
+	echo $(TORCH) > $@
 
 demo: setup  ## the six stages on made-up data, in a scratch clone: one to two minutes
 	python -m tools.demo

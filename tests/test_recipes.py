@@ -69,3 +69,21 @@ def test_no_run_of_the_ablation_stops_early() -> None:
     for recipe in sorted(scratch.ROOT.glob("recipes/ablation/*.yaml")):
         train = recipes.whole(recipe)["train"]
         assert train["patience"] >= train["epochs"], recipe.name
+
+
+def test_a_recipe_goes_into_params_as_the_readme_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = (scratch.ROOT / "params.yaml").read_bytes()
+    (tmp_path / "params.yaml").write_bytes(params)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain.yaml").write_text("# nothing\n")
+    monkeypatch.setattr("sys.argv", ["recipes", "plain.yaml"])
+    recipes.main()
+    assert (tmp_path / "params.yaml").read_bytes() == params
+    (tmp_path / "other.yaml").write_text(RECIPE)
+    monkeypatch.setattr("sys.argv", ["recipes", "other.yaml"])
+    recipes.main()
+    written = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    assert written == recipes.overlaid(yaml.safe_load(params), yaml.safe_load(RECIPE))
+    assert b"# ResNet50" in (tmp_path / "params.yaml").read_bytes()

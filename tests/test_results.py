@@ -47,6 +47,9 @@ def test_the_readme_has_the_measured_numbers() -> None:
     quick = json.loads((scratch.ROOT / "results/quick.json").read_text())
     (accuracy,) = tables.values(quick, "test", "test_accuracy")
     assert f"for two CPU cores: {100 * accuracy:.1f} % of the test images right" in readme
+    low, high = (tables.values(quick, "test", f"test_ci_{end}")[0] for end in ("low", "high"))
+    assert f"**{100 * accuracy:.1f} %** of the 10,000 test images right" in readme
+    assert f"95 % interval {100 * low:.1f} to {100 * high:.1f}" in " ".join(readme.split())
 
 
 def test_the_interval_over_seeds_is_students() -> None:

@@ -1,11 +1,17 @@
-"""Recipes: files with the values that differ from params.yaml, or from other recipes that they stand on."""
+"""Recipes: files with the values that differ from params.yaml, or from other recipes that they stand on.
 
+`python -m tools.recipes RECIPE` puts a recipe's values into params.yaml.
+"""
+
+import argparse
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cifar_resnet import files
+from cifar_resnet.process import command
+from tools import scratch
 
 FOLDER = Path("recipes")
 
@@ -53,3 +59,16 @@ def title(recipe: Path) -> str:
     inside = recipe.absolute().is_relative_to(FOLDER.absolute())
     path = recipe.absolute().relative_to(FOLDER.absolute()) if inside else Path(recipe.name)
     return "-".join(path.with_suffix("").parts)
+
+
+def main() -> None:
+    """Put a recipe's values into params.yaml, whose comments stay."""
+    parser = argparse.ArgumentParser(prog="python -m tools.recipes", description=main.__doc__)
+    parser.add_argument("recipe", type=Path, metavar="RECIPE")
+    if values := read_recipe(parser.parse_args().recipe):
+        scratch.change(Path("params.yaml"), values)
+
+
+if __name__ == "__main__":
+    with command.one_line():
+        main()

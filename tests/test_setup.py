@@ -1,0 +1,160 @@
+"""`make setup`: which Python, which build of PyTorch."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from tools.scratch import ROOT
+
+CUDA = re.compile(r"nvidia-.*|cuda-.*|triton")
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """A folder with what `make setup` reads, and no .venv."""
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    return tmp_path
+
+
+def script(path: Path, *lines: str) -> None:
+    path.write_text("\n".join(["#!/bin/sh", *lines]))
+    path.chmod(0o755)
+
+
+def make(folder: Path, *words: str, status: int = 0, system: str = "Linux") -> str:
+    """What `make` prints in `folder`, on another system if `system` says so."""
+    (folder / "bin").mkdir(exist_ok=True)
+    script(folder / "bin/uname", f"echo {system}")
+    environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(["make", *words], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    return done.stdout
+
+
+def blocks(lock: Path) -> dict[str, str]:
+    """The text of each package of a lock, by name and, where there are several, version."""
+    parts = re.split(r"^(?=[a-z])", lock.read_text(), flags=re.MULTILINE)[1:]
+    return {part.split(maxsplit=1)[0]: part for part in parts}
+
+
+def wheel(folder: Path, package: str, version: str) -> str:
+    """Write a wheel with nothing in it; return the link to it that an index has."""
+    path, about = folder / f"{package}-{version}-py3-none-any.whl", f"{package}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return f'<a href="{path.name}">{path.name}</a>'
+
+
+@pytest.fixture
+def without_cuda(fresh: Path) -> dict[str, str]:
+    """The lock that TORCH=cpu leaves."""
+    (fresh / ".venv").mkdir()
+    planned = make(fresh, "-n", "setup", "TORCH=cpu")
+    assert "--require-hashes -r .venv/requirements.lock" in planned
+    (command,) = [line for line in planned.splitlines() if "awk" in line]
+    subprocess.run(command, shell=True, check=True, cwd=fresh)
+    return blocks(fresh / ".venv/requirements.lock")
+
+
+@pytest.mark.parametrize("version", ["(3, 10)", "(3, 13)"])
+def test_another_python_is_refused_before_anything_is_installed(version: str, fresh: Path) -> None:
+    python = fresh / "python"
+    script(
+        python,
+        'if [ "$1" = --version ]; then echo Python X; exit; fi',
+        f'exec {sys.executable} "$1" "import sys; sys.version_info = {version}; $2"',
+    )
+    printed = make(fresh, "setup", f"PYTHON={python}", status=2)
+    refusal = f"{python} is Python X, this project needs Python 3.11 or 3.12: make setup PYTHON=python3.12"
+    assert printed == f"error: {refusal}\n"
+    assert not (fresh / ".venv").exists()
+
+
+def test_pip_refuses_what_make_refuses() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    allowed = SpecifierSet(project["requires-python"])
+    assert [version for version in ("3.10", "3.11", "3.12", "3.13") if version in allowed] == ["3.11", "3.12"]
+
+
+def test_the_readmes_way_without_make_is_what_make_does(fresh: Path) -> None:
+    planned = make(fresh, "-n", "setup")
+    readme = (ROOT / "README.md").read_text()
+    for words in ("-m venv", "--require-hashes -r requirements.lock", "-e .", "python -m tools.plots_page"):
+        assert words in planned, words
+        assert words in readme, words
+    assert len([line for line in planned.splitlines() if "pip install" in line]) == 2
+
+
+def test_an_unknown_build_of_pytorch_is_refused(fresh: Path) -> None:
+    printed = make(fresh, "setup", f"PYTHON={sys.executable}", "TORCH=gpu", status=2)
+    assert printed == "error: TORCH is gpu, and has to be cpu or default\n"
+    assert not (fresh / ".venv").exists()
+
+
+def test_the_cpu_build_keeps_every_other_package_with_its_hashes(
+    without_cuda: dict[str, str], fresh: Path
+) -> None:
+    everything = blocks(fresh / "requirements.lock")
+    assert without_cuda.items() <= everything.items()
+    assert all("--hash=sha256:" in text for text in without_cuda.values())
+    left_out = {package.split("==")[0] for package in everything.keys() - without_cuda.keys()}
+    assert {"torch", "torchvision", "triton", "nvidia-cublas"} <= left_out
+    for package, text in everything.items():  # who wants it: a package left out alone, or another one too
+        wanted_by = set(re.findall(r"^ +#(?: via|  ) ([\w.-]+)", text, re.MULTILINE))
+        if package.split("==")[0] not in ("torch", "torchvision"):
+            assert (wanted_by <= left_out) == (package not in without_cuda), package
+
+
+def test_the_cpu_build_has_the_version_of_the_lock_from_its_own_index(fresh: Path) -> None:
+    index, versions = fresh / "index", {}
+    for package in ("torch", "torchvision"):
+        (locked,) = [name for name in blocks(fresh / "requirements.lock") if name.startswith(f"{package}==")]
+        versions[package] = locked.split("==")[1] + "+cpu"
+        (index / package).mkdir(parents=True)
+        links = [wheel(index / package, package, version) for version in (versions[package], "99.0+cpu")]
+        (index / package / "index.html").write_text("".join(links))
+    planned = make(fresh, "-n", "setup", "TORCH=cpu", f"TORCH_INDEX={index.as_uri()}")
+    (command,) = [line for line in planned.splitlines() if "--index-url" in line]
+    command = command.replace(".venv/bin/pip install", f"{sys.executable} -m pip install --target site")
+    subprocess.run(command, shell=True, check=True, cwd=fresh)
+    installed = {path.name for path in (fresh / "site").glob("*.dist-info")}
+    assert installed == {f"{package}-{version}.dist-info" for package, version in versions.items()}
+
+
+def test_on_macos_the_lock_is_without_cuda_as_it_is(fresh: Path) -> None:
+    plans = [make(fresh, "-n", "setup", f"TORCH={build}", system="Darwin") for build in ("default", "cpu")]
+    default, cpu = ([line for line in plan.splitlines() if " install " in line] for plan in plans)
+    assert cpu == default
+    assert any("--require-hashes -r requirements.lock" in line for line in cpu)
+    for package, text in blocks(fresh / "requirements.lock").items():
+        if CUDA.fullmatch(package.split("==")[0]):
+            assert "sys_platform == 'linux'" in text.splitlines()[0], package
+
+
+def test_the_build_stays_until_another_one_is_named(fresh: Path) -> None:
+    (fresh / ".venv").mkdir()
+    for ready, words, installs, clears in [
+        ("", [], False, False),  # of a version that knew one build
+        ("cpu", [], False, False),
+        ("cpu", ["TORCH=cpu"], False, False),
+        ("default", ["TORCH=cpu"], True, True),
+        ("cpu", ["TORCH=default"], True, True),
+    ]:
+        (fresh / ".venv/ready").write_text(ready)
+        planned = make(fresh, "-n", "setup", *words)
+        assert ("pip install" in planned, "venv --clear" in planned) == (installs, clears), (ready, words)
+    (fresh / ".venv/ready").write_text("cpu")
+    os.utime(fresh / ".venv/ready", (0, 0))  # older than the lock
+    planned = make(fresh, "-n", "setup")
+    assert "--index-url" in planned
+    assert "--clear" not in planned
