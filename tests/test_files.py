@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from cifar_resnet import files
-from cifar_resnet.data import cifar10
+from cifar_resnet.data import checksums, cifar10
 from cifar_resnet.data.duplicates import DuplicatesConfig
 from cifar_resnet.data.sources import FetchConfig
 from cifar_resnet.data.split import PreprocessConfig
@@ -343,7 +343,7 @@ def test_a_missing_or_damaged_file_says_how_to_get_it_again(path: Path, missing:
 def test_a_raw_file_that_changed_is_not_read() -> None:
     files.write_bytes(files.RAW / "data_batch_1", b"abc")
     files.write_bytes(files.RAW / "batches.meta", b"def")
-    cifar10.write_checksums()
+    checksums.write(files.RAW)
     assert cifar10.read_raw("data_batch_1") == b"abc"
     (files.RAW / "data_batch_1").write_bytes(b"abd")
     with pytest.raises(UserError, match="data_batch_1 is damaged"):
