@@ -151,3 +151,8 @@ def test_checksums_are_those_of_sha256sum_and_a_file_that_changed_is_not_read(
         (files.RAW / "data_batch_1").write_bytes(wrong)
         with pytest.raises(UserError, match=r"data_batch_1 is damaged: .* `dvc repro --force fetch`"):
             cifar10.read_raw("data_batch_1")
+
+
+def test_cifar10_has_one_size() -> None:
+    with pytest.raises(UserError, match=r"preprocess.image_size must be 32 \(it is 64\)"):
+        cifar10.read_cifar10(64)

@@ -32,6 +32,16 @@ def test_the_short_side_is_resized_and_the_middle_kept_as_by_torchvision(height:
     assert (found.int() - expected.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("size", [16, 64])
+def test_a_picture_comes_in_the_size_asked_for(size: int) -> None:
+    pixels = noise(size, size)
+    assert torch.equal(pictures.read(stored(picture(pixels), "PNG"), size), pixels)
+    bicubic = functional.InterpolationMode.BICUBIC
+    resized = functional.resize(noise(90, 120), size, bicubic, antialias=True)
+    found = pictures.read(stored(picture(noise(90, 120)), "PNG"), size)
+    assert (found.int() - functional.center_crop(resized, size).int()).abs().max() <= 1
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 2_000_000), (2_000_001, 2)])
 def test_a_strip_needs_no_more_memory_than_its_middle(height: int, width: int) -> None:
     strip = Image.new("RGB", (width, height), "red")

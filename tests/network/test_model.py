@@ -13,7 +13,10 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from cifar_resnet.network.model import build_model, restore_model
+from cifar_resnet.files.params import UserError
+from cifar_resnet.network import model as networks
+from cifar_resnet.network.model import build_model, describe, read_config, restore_model
+from cifar_resnet.network.network import Network
 from cifar_resnet.network.resnet import ResNet, ResNetConfig
 
 RESNET50 = ResNetConfig(width=64, blocks=(3, 4, 6, 3))
@@ -256,3 +259,37 @@ def test_with_zero_gamma_each_block_starts_as_its_shortcut() -> None:
         name for name, p in model.state_dict().items() if not torch.equal(p, plain.state_dict()[name])
     ]
     assert differing == [f"layer{i}.{j}.bn3.weight" for i in range(1, 5) for j in range(2)]
+
+
+def test_a_model_file_does_not_name_resnet_and_is_read_all_the_same() -> None:
+    assert describe(RESNET50) == {"width": 64, "blocks": [3, 4, 6, 3]}
+    assert read_config(describe(RESNET50)) == RESNET50
+    assert read_config(RESNET50.model_dump()) == RESNET50
+    with pytest.raises(ValidationError, match="does not match any of the expected tags"):
+        read_config({"name": "another", "width": 64})
+
+
+class Plain(Network):
+    """A network without shortcuts, and with a layer of choice."""
+
+    name = description = "Plain"
+    layer: nn.Module = nn.Conv2d(3, 4, 3)
+
+    def __init__(self, config: Any, classes: int) -> None:
+        super().__init__(config, classes)
+        self.inner = self.layer
+
+    @property
+    def last_block(self) -> nn.Module:
+        return self.inner
+
+
+def test_what_build_model_cannot_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(networks.NETWORKS, "resnet", Plain)
+    network = build_model(NARROW, 10, seeded(0))
+    assert network.state_dict()["inner.bias"].eq(0).all()
+    with pytest.raises(UserError, match="zero_gamma: Plain has no blocks with a shortcut"):
+        build_model(NARROW, 10, seeded(0), zero_gamma=True)
+    monkeypatch.setattr(Plain, "layer", nn.LayerNorm(4))
+    with pytest.raises(UserError, match="does not know how a LayerNorm starts"):
+        build_model(NARROW, 10, seeded(0))

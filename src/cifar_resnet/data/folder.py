@@ -77,7 +77,7 @@ def _left_out(source: Path, classes: list[str], found: dict[str, list[tuple[Path
     others = sorted({path for folder in inside for path in folder.rglob("*") if path.is_file()} - known)
     if not others:
         return ""
-    return f"; {len(others)} other files are left out, the first one {others[0]}"
+    return f"; not named as pictures, and left out: {len(others)} of the files there, such as {others[0]}"
 
 
 def read_pictures(folder: Path, image_size: int) -> tuple[list[str], Images, Images]:
