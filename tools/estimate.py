@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_resnet.network.model import build_model
+from cifar_resnet.network.model import ModelConfig, build_model, read_config
 from cifar_resnet.network.resnet import ResNetConfig
 from cifar_resnet.randomness import generator
 from tools.recipes import whole
@@ -44,7 +44,7 @@ def images(recipe: Path) -> int:
 
 
 @functools.cache
-def flops(network: ResNetConfig) -> int:
+def flops(network: ModelConfig) -> int:
     """Return the FLOPs of one image's forward pass."""
     model = build_model(network, 10, generator(0, "initialization")).eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
@@ -54,6 +54,6 @@ def flops(network: ResNetConfig) -> int:
 
 def hours(recipe: Path) -> tuple[float, float]:
     """Return the hours of a run on two CPU cores and on one GPU: images times FLOPs, at ResNet50's speed."""
-    network = ResNetConfig.model_validate(whole(recipe)["train"]["model"])
+    network = read_config(whole(recipe)["train"]["model"])
     work = images(recipe) * flops(network) / flops(RESNET50)
     return work / cpu_images() / 3600, work / GPU_IMAGES / 3600
