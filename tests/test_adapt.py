@@ -98,6 +98,10 @@ def test_pictures_of_ones_own_go_the_whole_way(untouched: Clone, monkeypatch: py
     assert {row["class"] for row in json.loads(told.splitlines()[0])["predictions"]} == set(classes["class"])
     Image.new("L", (50, 70), 99).save(drawings / "train/square/another.png")
     assert set(json.loads(clone.dvc("status", "--json"))) == {"fetch"}
+    clone.change({"fetch": {"dataset": "synthetic"}})  # and back: nothing of the pictures stays
+    clone.stage("fetch")
+    assert [path.name for path in (clone.folder / "data/raw").iterdir()] == [files.RAW.name]
+    assert "preprocess.image_size must be 32 (it is 64)" in clone.stage("preprocess", status=1)
 
 
 def test_the_patches_of_the_page_apply_together_and_do_what_it_says(untouched: Clone) -> None:
