@@ -23,12 +23,10 @@ def read(folder: Path) -> dict[Path, str]:
     return {Path(name): digest for digest, name in pairs}
 
 
-def checked(path: Path, digest: str | None) -> bytes:
-    """Return what a file holds. Raises UserError unless its SHA-256 is `digest`."""
-    content = path.read_bytes()
+def check(path: Path, content: bytes, digest: str | None) -> None:
+    """Raise UserError unless the SHA-256 of a file's `content` is `digest`."""
     if hashlib.sha256(content).hexdigest() != digest:
         raise UserError(
             f"{path} is damaged: its SHA-256 changed since it was fetched;"
             " `dvc repro --force fetch` makes it again"
         )
-    return content

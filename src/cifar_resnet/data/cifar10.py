@@ -45,7 +45,9 @@ def _unpickle(content: bytes) -> Any:
 
 def read_raw(name: str) -> bytes:
     """Return a batch file. Raises UserError unless its SHA-256 is the one that it was fetched with."""
-    return checksums.checked(files.RAW / name, checksums.read(files.RAW).get(Path(name)))
+    content = (files.RAW / name).read_bytes()
+    checksums.check(files.RAW / name, content, checksums.read(files.RAW).get(Path(name)))
+    return content
 
 
 def decode_batch(content: bytes) -> Images:
@@ -70,5 +72,6 @@ def read_cifar10(image_size: int) -> tuple[list[str], Images, Images]:
             f"preprocess.image_size must be {IMAGE_SIZE} (it is {image_size}), as the images of this dataset"
             " have no other size; pictures of your own (fetch.dataset: folder) are resized"
         )
+    names = decode_class_names(read_raw(META))
     train = concatenate(decode_batch(read_raw(name)) for name in TRAIN_BATCHES)
-    return decode_class_names(read_raw(META)), train, decode_batch(read_raw(TEST_BATCH))
+    return names, train, decode_batch(read_raw(TEST_BATCH))

@@ -94,7 +94,8 @@ def read_pictures(folder: Path, image_size: int) -> tuple[list[str], Images, Ima
     for split, listed in found.items():
         images = torch.empty(len(listed), 3, image_size, image_size, dtype=torch.uint8)
         for row, (path, _) in enumerate(tqdm(listed, split, leave=False, disable=None)):
-            content = checksums.checked(path, sums.get(path.relative_to(folder)))
+            content = path.read_bytes()
+            checksums.check(path, content, sums.get(path.relative_to(folder)))
             try:
                 images[row] = read(BytesIO(content), image_size)
             except UnreadableError as error:
