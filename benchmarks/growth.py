@@ -13,13 +13,13 @@ from benchmarks.clone import Clone
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, timings
 from cifar_resnet.network import device
-from cifar_resnet.network.model import ModelConfig
+from cifar_resnet.network.resnet import ResNetConfig
 from cifar_resnet.training.loop import fit
 from cifar_resnet.training.state import new_state
 
 FACTORS = (1, 2, 4, 8)
 NETWORKS = [
-    ModelConfig(width=width, blocks=blocks)
+    ResNetConfig(width=width, blocks=blocks)
     for width, blocks in [
         (16, (3, 4, 6, 3)),
         (32, (3, 4, 6, 3)),

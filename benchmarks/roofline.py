@@ -72,7 +72,7 @@ def main() -> None:
     dtype = device.autocast_dtype("auto", target)
     size = CONFIG.batch_size if target.type == "cuda" else 128
     data = noise(size, target).channels_last()
-    model = build_model(CONFIG.model, 10, generator(0, "initialization")).to(target).train()
+    model: Any = build_model(CONFIG.model, 10, generator(0, "initialization")).to(target).train()
     normalization = build_normalization(CONFIG.normalization, target)
     settings = draw(CONFIG.augmentation, size, 32, generator(0, "augmentation")).to(target)
     calls: dict[str, Callable[[], object]] = {}

@@ -19,7 +19,8 @@ from benchmarks.report import Row, report, speeds
 from cifar_resnet.images import Images
 from cifar_resnet.network import device
 from cifar_resnet.network.inference import build_normalization, forward
-from cifar_resnet.network.model import ResNet, build_model
+from cifar_resnet.network.model import build_model
+from cifar_resnet.network.network import Network
 from cifar_resnet.process import memory
 from cifar_resnet.randomness import generator
 from cifar_resnet.training.augmentation import augment, draw
@@ -91,11 +92,11 @@ class Ladder:
                 images = augment(data.images[order[batch]], settings.rows(batch), CONFIG.augmentation.padding)
                 yield normalization(images), data.labels[order[batch]]
 
-    def network(self, memory_format: torch.memory_format = torch.channels_last) -> ResNet:
+    def network(self, memory_format: torch.memory_format = torch.channels_last) -> Network:
         model = build_model(CONFIG.model, 10, generator(0, "initialization"))
         return model.to(self.target).to(memory_format=memory_format)
 
-    def plain_loop(self, batches: Batches, model: ResNet, dtype: torch.dtype, fused: bool) -> Any:
+    def plain_loop(self, batches: Batches, model: Network, dtype: torch.dtype, fused: bool) -> Any:
         """The loop of common repositories."""
         optimizer = (
             build_optimizer(model, CONFIG.optimizer)

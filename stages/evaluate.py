@@ -14,7 +14,7 @@ def main() -> None:
     device.make_deterministic(True)
     target = gpus.take(config.device)
     dtype = device.autocast_dtype(config.precision, target)
-    model, normalization, class_names = read_classifier(files.MODEL, target)
+    model, normalization, class_names, _ = read_classifier(files.MODEL, target)
     tensors, about = files.read_tensors(files.tensors_path("test"))
     if about["classes"] != class_names:
         raise UserError(

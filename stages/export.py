@@ -13,7 +13,7 @@ BATCH = 50  # images run at once; the result does not depend on it
 
 def main() -> None:
     config = files.read_params("export", onnx_export.ExportConfig)
-    model, normalization, class_names = read_classifier(files.MODEL, torch.device("cpu"))
+    model, normalization, class_names, size = read_classifier(files.MODEL, torch.device("cpu"))
     _, about = files.read_tensors(files.MODEL)
     images = files.read_tensors(files.tensors_path("test"))[0]["images"][: config.images]
     metadata = {
@@ -21,7 +21,7 @@ def main() -> None:
         "normalization": about["normalization"],
         "model_sha256": files.sha256(files.MODEL),
     }
-    proto = onnx_export.export_onnx(model, normalization, metadata)
+    proto = onnx_export.export_onnx(model, normalization, metadata, size)
     content = proto.SerializeToString()
     batches = images.split(BATCH)
     logits = onnx_export.predict_onnx(content, batches)
@@ -40,7 +40,7 @@ def main() -> None:
         for name, value in files.read_metrics(stage).items()
     }
     text = card.model_card(
-        name=model.name,
+        network=model,
         dataset=files.read_section("fetch")["dataset"],
         hyperparameters=files.read_section("train"),
         about=about,

@@ -1,9 +1,11 @@
-"""Fetch CIFAR-10's seven official files, or draw the synthetic data set in the same format."""
+"""Fetch CIFAR-10's seven official files, copy pictures of your own, or draw the synthetic data set."""
 
 import os
+import shutil
+from pathlib import Path
 
 from cifar_resnet import files
-from cifar_resnet.data.cifar10 import write_checksums
+from cifar_resnet.data import checksums, folder
 from cifar_resnet.data.sources import FetchConfig, fetch_cifar10
 from cifar_resnet.data.synthetic import synthetic_files
 from cifar_resnet.process import command
@@ -11,7 +13,10 @@ from cifar_resnet.process import command
 
 def main() -> None:
     config = files.read_params("fetch", FetchConfig)
-    if config.dataset == "synthetic":
+    unused = files.RAW if config.dataset == "folder" else files.PICTURES
+    if config.dataset == "folder":
+        print(folder.copy(Path(config.folder), files.PICTURES))
+    elif config.dataset == "synthetic":
         for name, content in synthetic_files(config.synthetic).items():
             files.write_bytes(files.RAW / name, content)
         print(f"drew {config.synthetic.train_images} training and {config.synthetic.test_images} test images")
@@ -20,7 +25,9 @@ def main() -> None:
         sources = [first, *config.sources] if first else config.sources
         source = fetch_cifar10(sources, files.RAW, files.CACHE / "downloads")
         print(f"CIFAR-10 from {source}: the SHA-256 of all seven files is the official one")
-    write_checksums()
+    if config.dataset != "folder":
+        checksums.write(files.RAW)
+    shutil.rmtree(unused, ignore_errors=True)  # of another data set, if DVC has not removed it
 
 
 if __name__ == "__main__":

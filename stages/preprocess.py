@@ -1,17 +1,17 @@
 """Turn the raw files into tensors, split off the validation images, and describe the data."""
 
 from cifar_resnet import files
-from cifar_resnet.data import cifar10, describe, split
-from cifar_resnet.images import concatenate
+from cifar_resnet.data import cifar10, describe, folder, split
 from cifar_resnet.process import command
 from cifar_resnet.randomness import generator
 
 
 def main() -> None:
     config = files.read_params("preprocess", split.PreprocessConfig)
-    class_names = cifar10.decode_class_names(cifar10.read_raw(cifar10.META))
-    train = concatenate(cifar10.decode_batch(cifar10.read_raw(name)) for name in cifar10.TRAIN_BATCHES)
-    test = cifar10.decode_batch(cifar10.read_raw(cifar10.TEST_BATCH))
+    if files.PICTURES.exists():
+        class_names, train, test = folder.read_pictures(files.PICTURES, config.image_size)
+    else:
+        class_names, train, test = cifar10.read_cifar10(config.image_size)
     rest, val = split.stratified_split(
         train.labels, config.validation_images, generator(config.seed, "split")
     )

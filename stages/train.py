@@ -3,7 +3,7 @@
 from cifar_resnet import files
 from cifar_resnet.files.params import UserError
 from cifar_resnet.images import Images, concatenate
-from cifar_resnet.network import device
+from cifar_resnet.network import classifier, device
 from cifar_resnet.process import checkpoint, command, hardware, launch, memory, progress, resume, stopping
 from cifar_resnet.training.config import TrainConfig
 from cifar_resnet.training.loop import fit
@@ -49,8 +49,8 @@ def main() -> None:
                 "params.yaml's train section was changed while training ran, so the result is not of what it"
                 " says; with the old values back `dvc repro` ends at once (the state is kept)"
             )
-        made_by = config.model_dump(mode="json", include={"model", "normalization"})
-        files.write_tensors(files.MODEL, state.best_weights, made_by | {"classes": about["classes"]})
+        made = config.model, config.normalization, about["classes"], train.images.shape[-1]
+        files.write_tensors(files.MODEL, state.best_weights, classifier.description(*made))
         files.write_table("history", history_table(state))
         files.write_metrics("train", summary(state, config))
         checkpoint.remove(folder)

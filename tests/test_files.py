@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from cifar_resnet import files
-from cifar_resnet.data import cifar10
+from cifar_resnet.data import checksums, cifar10
 from cifar_resnet.data.duplicates import DuplicatesConfig
 from cifar_resnet.data.sources import FetchConfig
 from cifar_resnet.data.split import PreprocessConfig
@@ -135,6 +135,8 @@ def test_every_spelling_of_a_float_is_that_float(text: str) -> None:
         ({"augmentation": {"flip": 1.1}}, ["train.augmentation.flip", "less than or equal to 1"]),
         ({"normalization": {"std": [0, 1, 1]}}, ["train.normalization.std.0", "greater than 0"]),
         ({"model": 7}, ["train.model", "object"]),
+        ({"model": {"name": "resmet"}}, ["train.model: ", "'resmet'", "'resnet'"]),
+        ({"model": {"width": 3}}, ["train.model.width: input should", "(it is 3)"]),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(changes: dict[str, Any], told: list[str]) -> None:
@@ -167,6 +169,7 @@ def test_a_wrong_value_is_named_in_one_line(changes: dict[str, Any], told: list[
             "    lr: 0.001\n    zzz: 1",
             "train.optimizer.zzz: unknown name; known are lr, betas",
         ),
+        ("    width: 64", "    widht: 64", "train.model.widht: unknown name; did you mean 'width'?"),
         ("  patience: 10", "", "train.patience: field required"),
         ("train:\n", "trian:\n", "no section 'train'; did you mean 'trian'?"),
         ("  epochs: 50", "  epochs: 50\n  epochs: 60", "not valid YAML"),
@@ -343,7 +346,7 @@ def test_a_missing_or_damaged_file_says_how_to_get_it_again(path: Path, missing:
 def test_a_raw_file_that_changed_is_not_read() -> None:
     files.write_bytes(files.RAW / "data_batch_1", b"abc")
     files.write_bytes(files.RAW / "batches.meta", b"def")
-    cifar10.write_checksums()
+    checksums.write(files.RAW)
     assert cifar10.read_raw("data_batch_1") == b"abc"
     (files.RAW / "data_batch_1").write_bytes(b"abd")
     with pytest.raises(UserError, match="data_batch_1 is damaged"):

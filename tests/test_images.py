@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_resnet.images import Images, concatenate, titled
+from cifar_resnet.images import Images, concatenate, shorten, titled
 
 
 def random_images(count: int) -> Images:
@@ -63,3 +63,8 @@ def test_titled_images_come_in_rows_and_the_rest_of_the_last_is_empty(
         figure.savefig(file)
     drawn = figure.get_tightbbox()  # in inches
     assert 0 <= drawn.y0 <= drawn.y1 <= figure.get_figheight()
+
+
+def test_each_line_is_cut_to_its_length() -> None:
+    assert shorten("is automobile\nnot a truck", 13) == "is automobile\nnot a truck"
+    assert shorten("is automobile\nnot a truck", 12) == "is automobi…\nnot a truck"

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_resnet.network.model import ModelConfig, build_model
+from cifar_resnet.network.model import ModelConfig, build_model, read_config
+from cifar_resnet.network.resnet import ResNetConfig
 from cifar_resnet.randomness import generator
 from tools.recipes import whole
 
@@ -18,7 +19,7 @@ MEASURED_ROW = "+ deterministic (what train does)"
 # (https://github.com/NVIDIA/DeepLearningExamples/tree/master/PyTorch/Classification/ConvNets/resnet50v1.5),
 # times 3.15, because an image takes 3.15 times fewer FLOPs here.
 GPU_IMAGES = 7_800
-RESNET50 = ModelConfig(width=64, blocks=(3, 4, 6, 3))
+RESNET50 = ResNetConfig(width=64, blocks=(3, 4, 6, 3))
 
 
 def at_full_size(recipe: Path) -> bool:
@@ -53,6 +54,6 @@ def flops(network: ModelConfig) -> int:
 
 def hours(recipe: Path) -> tuple[float, float]:
     """Return the hours of a run on two CPU cores and on one GPU: images times FLOPs, at ResNet50's speed."""
-    network = ModelConfig.model_validate(whole(recipe)["train"]["model"])
+    network = read_config(whole(recipe)["train"]["model"])
     work = images(recipe) * flops(network) / flops(RESNET50)
     return work / cpu_images() / 3600, work / GPU_IMAGES / 3600

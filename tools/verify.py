@@ -117,7 +117,7 @@ def check_weights() -> bool:
     if not locked(files.MODEL, stages["train"]["outs"]) or not test.exists():
         print("the published weights are not here: `dvc pull -r released models/resnet50.safetensors`")
         return True
-    model, normalization, _ = read_classifier(files.MODEL, torch.device("cpu"))
+    model, normalization, *_ = read_classifier(files.MODEL, torch.device("cpu"))
     tensors, _ = files.read_tensors(test)
     logits = predict_all(model, tensors["images"].split(500), normalization, torch.float32)
     here, there = accuracy(logits, tensors["labels"]), files.read_metrics("test")["test_accuracy"]

@@ -11,7 +11,7 @@ from torch import Tensor
 class Images(NamedTuple):
     """Images with their classes, on any device."""
 
-    images: Tensor  # (N, 3, 32, 32) uint8, RGB
+    images: Tensor  # (N, 3, S, S) uint8, RGB
     labels: Tensor  # (N,) int64
 
     def to(self, device: torch.device) -> "Images":
@@ -33,6 +33,12 @@ def concatenate(batches: Iterable[Images]) -> Images:
     return Images(torch.cat(images), torch.cat(labels))
 
 
+def shorten(text: str, longest: int = 20) -> str:
+    """Return each line of `text` cut to `longest` characters, the last of which then is an ellipsis."""
+    lines = (line if len(line) <= longest else f"{line[: longest - 1]}…" for line in text.split("\n"))
+    return "\n".join(lines)
+
+
 def titled(images: Tensor, titles: list[str], columns: int, heading: str) -> Figure:
     """Show (N, 3, H, W) uint8 images with a title above each."""
     rows = -(-len(images) // columns)
@@ -44,5 +50,5 @@ def titled(images: Tensor, titles: list[str], columns: int, heading: str) -> Fig
         axes.set_axis_off()
         if cell < len(images):
             axes.imshow(images[cell].permute(1, 2, 0).numpy(), interpolation="nearest")
-            axes.set_title(titles[cell], fontsize=8)
+            axes.set_title(shorten(titles[cell]), fontsize=8)
     return figure

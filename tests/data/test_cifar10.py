@@ -14,7 +14,7 @@ import torch
 from torchvision.datasets import CIFAR10, cifar
 
 from cifar_resnet import files
-from cifar_resnet.data import cifar10
+from cifar_resnet.data import checksums, cifar10
 from cifar_resnet.data.cifar10 import META, TEST_BATCH, TRAIN_BATCHES, decode_batch, decode_class_names
 from cifar_resnet.data.synthetic import SyntheticConfig, synthetic_files
 from cifar_resnet.files.params import UserError
@@ -139,7 +139,7 @@ def test_checksums_are_those_of_sha256sum_and_a_file_that_changed_is_not_read(
     for name, content in (("data_batch_1", b"abc"), ("batches.meta", b"def")):
         files.write_bytes(files.RAW / name, content)
     for _ in range(2):  # the second time there is a file of checksums already
-        cifar10.write_checksums()
+        checksums.write(files.RAW)
         program = shutil.which("sha256sum")
         assert program
         told = subprocess.check_output(
@@ -151,3 +151,8 @@ def test_checksums_are_those_of_sha256sum_and_a_file_that_changed_is_not_read(
         (files.RAW / "data_batch_1").write_bytes(wrong)
         with pytest.raises(UserError, match=r"data_batch_1 is damaged: .* `dvc repro --force fetch`"):
             cifar10.read_raw("data_batch_1")
+
+
+def test_cifar10_has_one_size() -> None:
+    with pytest.raises(UserError, match=r"preprocess.image_size must be 32 \(it is 64\)"):
+        cifar10.read_cifar10(64)

@@ -89,6 +89,14 @@ def test_samples_of_a_class_with_few_images_leave_the_rest_of_its_row_empty() ->
     assert empty.tolist() == [[False] * 4, [True] * 4, [False, False, False, True]]
 
 
+def test_samples_of_many_classes_and_large_images_stay_small() -> None:
+    images = torch.zeros(60, 3, 128, 128, dtype=torch.uint8)
+    figure = samples(Images(images, torch.arange(60) % 30), [f"class {i}" for i in range(30)])
+    assert figure.get_suptitle() == "Training images of the first 20 of 30 classes"
+    assert len(figure.axes[0].get_yticklabels()) == 20
+    assert figure.get_size_inches().max() <= (130 * 20 + 60) / 100  # one dot for each pixel
+
+
 @pytest.mark.parametrize(("classes", "per_class"), [(10, 8), (1, 1)])
 def test_samples_are_the_same_bytes_each_time_and_no_name_is_cut_off(classes: int, per_class: int) -> None:
     names = [f"{name} of any kind" for name in CLASSES[:classes]]

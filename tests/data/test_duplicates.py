@@ -78,6 +78,17 @@ def test_copies_are_found_however_they_were_changed(change: str, train: Tensor) 
     assert [column.dtype for column in found] == [torch.int64, torch.int64, torch.bool, torch.float32]
 
 
+@pytest.mark.parametrize("size", [16, 64])
+def test_images_of_another_size_are_compared_at_32_pixels(size: int) -> None:
+    train, test = (
+        interpolate(photograph(scenes(6, seed)).float(), (size, size), mode="area").to(torch.uint8)
+        for seed in (0, 1)
+    )
+    found = find_duplicates(torch.cat([test, train[2:4].flip(3)]), train, CONFIG)
+    assert sorted(zip(found.test.tolist(), found.train.tolist(), strict=True)) == [(6, 2), (7, 3)]
+    assert found.mirrored.all()
+
+
 def test_equal_images_score_nearly_one(train: Tensor) -> None:
     found = find_duplicates(train[:5], train, CONFIG)
     assert found.score.tolist() == pytest.approx([1] * 5, abs=0.1)  # not 1, for weak details count as noise

@@ -118,6 +118,9 @@ def test_a_class_of_one_image_cannot_be_split() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"image_size": 8},
+        {"image_size": 36},
+        {"image_size": 136},
         {"validation_images": 0},
         {"validation_images": 0.1},
         {"train_images": 0},
@@ -126,7 +129,7 @@ def test_a_class_of_one_image_cannot_be_split() -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    right = {"validation_images": 5_000, "train_images": None, "seed": 0}
+    right = {"image_size": 32, "validation_images": 5_000, "train_images": None, "seed": 0}
     PreprocessConfig.model_validate(right)
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         PreprocessConfig.model_validate(right | wrong)

@@ -16,7 +16,8 @@ from cifar_resnet.data.cifar10 import decode_batch, decode_class_names
 from cifar_resnet.data.synthetic import SHAPES, SyntheticConfig, draw_images, masks, synthetic_files
 from cifar_resnet.images import Images, concatenate
 from cifar_resnet.network.inference import NormalizationConfig, build_normalization, predict
-from cifar_resnet.network.model import ModelConfig, build_model
+from cifar_resnet.network.model import build_model
+from cifar_resnet.network.resnet import ResNetConfig
 
 SMALL = SyntheticConfig(train_images=250, test_images=20, seed=0)
 TRAIN = [f"data_batch_{i}" for i in range(1, 6)]
@@ -142,7 +143,7 @@ def test_an_untrained_network_guesses(demo: tuple[Images, Images]) -> None:
     )
     for seed in range(3):
         random = torch.Generator().manual_seed(seed)
-        network = build_model(ModelConfig(width=4, blocks=(1, 1, 1, 1)), 10, random)
+        network = build_model(ResNetConfig(width=4, blocks=(1, 1, 1, 1)), 10, random)
         logits = torch.cat(list(predict(network, test.images.split(500), normalization, torch.float32)))
         assert 0.05 <= accuracy_of(logits.argmax(1), test.labels) <= 0.15
 

@@ -1,4 +1,5 @@
 import io
+import itertools
 from collections.abc import Callable
 
 import matplotlib as mpl
@@ -169,6 +170,21 @@ def test_confusion_shows_each_row_as_percentages_of_the_actual_class() -> None:
     shown = np.asarray(axes.get_images()[0].get_array())
     np.testing.assert_allclose(shown[0], [0.75, 0.25, 0, 0])
     np.testing.assert_allclose(shown[1], 0)
+
+
+@pytest.mark.parametrize(("classes", "labelled"), [(2, 2), (30, 30), (200, 100)])
+def test_the_confusion_of_many_classes_stays_readable(classes: int, labelled: int) -> None:
+    names = [f"a class with a long name, number {label}" for label in range(classes)]
+    figure = figures.confusion(torch.eye(classes).long(), names)
+    axes = figure.axes[0]
+    assert len(axes.get_yticklabels()) == labelled
+    assert max(len(text.get_text()) for text in axes.get_xticklabels()) <= 20
+    assert len(axes.texts) == (classes if classes <= figures.NUMBERED else 0)
+    png(figure)
+    boxes = [text.get_window_extent() for text in axes.texts or axes.get_yticklabels()]
+    boxes.sort(key=lambda box: box.y0)
+    assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
+    assert max(figure.get_size_inches()) <= 24
 
 
 def test_mistakes_come_by_confidence_with_prediction_and_truth() -> None:

@@ -7,7 +7,8 @@ from torch import Tensor
 from torchvision.transforms import functional, v2
 
 from cifar_resnet.network.inference import NormalizationConfig, build_normalization, predict
-from cifar_resnet.network.model import ModelConfig, ResNet, build_model
+from cifar_resnet.network.model import build_model
+from cifar_resnet.network.resnet import ResNet, ResNetConfig
 
 IMAGENET = NormalizationConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CPU = torch.device("cpu")
@@ -28,7 +29,8 @@ def images() -> Tensor:
 @pytest.fixture
 def model(images: Tensor) -> ResNet:
     """In training mode, with running statistics of its own."""
-    network = build_model(ModelConfig(width=8, blocks=(1, 1, 1, 1)), 10, torch.Generator().manual_seed(0))
+    network = build_model(ResNetConfig(width=8, blocks=(1, 1, 1, 1)), 10, torch.Generator().manual_seed(0))
+    assert isinstance(network, ResNet)
     for _ in range(3):
         network.train()(images.float() / 100)
     return network

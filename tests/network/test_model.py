@@ -13,10 +13,14 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from cifar_resnet.network.model import ModelConfig, ResNet, build_model, restore_model
+from cifar_resnet.files.params import UserError
+from cifar_resnet.network import model as networks
+from cifar_resnet.network.model import build_model, describe, read_config, restore_model
+from cifar_resnet.network.network import Network
+from cifar_resnet.network.resnet import ResNet, ResNetConfig
 
-RESNET50 = ModelConfig(width=64, blocks=(3, 4, 6, 3))
-NARROW = ModelConfig(width=4, blocks=(1, 1, 1, 1))
+RESNET50 = ResNetConfig(width=64, blocks=(3, 4, 6, 3))
+NARROW = ResNetConfig(width=4, blocks=(1, 1, 1, 1))
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -33,7 +37,9 @@ def torchvision_resnet50() -> nn.Module:
 @pytest.fixture(scope="module")
 def built() -> ResNet:
     """Not to be changed by a test."""
-    return build_model(RESNET50, 10, seeded(0))
+    network = build_model(RESNET50, 10, seeded(0))
+    assert isinstance(network, ResNet)
+    return network
 
 
 @pytest.fixture
@@ -179,7 +185,7 @@ def test_building_and_restoring_leave_the_global_generator_alone() -> None:
 def test_networks_of_any_size_give_a_logit_per_class(
     width: int, blocks: tuple[int, int, int, int], classes: int, count: int, seed: int
 ) -> None:
-    network = build_model(ModelConfig(width=width, blocks=blocks), classes, seeded(seed))
+    network = build_model(ResNetConfig(width=width, blocks=blocks), classes, seeded(seed))
     logits = network(torch.randn(count, 3, 32, 32, generator=seeded(seed)))
     assert logits.shape == (count, classes)
     assert logits.isfinite().all()
@@ -213,7 +219,7 @@ def test_a_restored_network_gives_the_same_logits() -> None:
         (NARROW, 11),
     ],
 )
-def test_weights_of_another_network_are_refused_in_one_line(other: ModelConfig, classes: int) -> None:
+def test_weights_of_another_network_are_refused_in_one_line(other: ResNetConfig, classes: int) -> None:
     weights = build_model(NARROW, 10, seeded(0)).state_dict()
     with pytest.raises(ValueError, match=rf"do not fit a network of width {other.width}") as caught:
         restore_model(other, classes, weights)
@@ -239,16 +245,51 @@ def test_weights_of_another_network_are_refused_in_one_line(other: ModelConfig, 
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
-        ModelConfig.model_validate(RESNET50.model_dump() | wrong)
+        ResNetConfig.model_validate(RESNET50.model_dump() | wrong)
 
 
 def test_with_zero_gamma_each_block_starts_as_its_shortcut() -> None:
-    config = ModelConfig(width=4, blocks=(2, 2, 2, 2))
+    config = ResNetConfig(width=4, blocks=(2, 2, 2, 2))
     plain = build_model(config, 10, torch.Generator().manual_seed(0)).eval()
     model = build_model(config, 10, torch.Generator().manual_seed(0), zero_gamma=True).eval()
+    assert isinstance(model, ResNet)
     x = torch.rand(2, 16, 8, 8)
     assert torch.equal(model.layer1[1](x), x)  # no projection; x is not negative
     differing = [
         name for name, p in model.state_dict().items() if not torch.equal(p, plain.state_dict()[name])
     ]
     assert differing == [f"layer{i}.{j}.bn3.weight" for i in range(1, 5) for j in range(2)]
+
+
+def test_a_model_file_does_not_name_resnet_and_is_read_all_the_same() -> None:
+    assert describe(RESNET50) == {"width": 64, "blocks": [3, 4, 6, 3]}
+    assert read_config(describe(RESNET50)) == RESNET50
+    assert read_config(RESNET50.model_dump()) == RESNET50
+    with pytest.raises(ValidationError, match="does not match any of the expected tags"):
+        read_config({"name": "another", "width": 64})
+
+
+class Plain(Network):
+    """A network without shortcuts, and with a layer of choice."""
+
+    name = description = "Plain"
+    layer: nn.Module = nn.Conv2d(3, 4, 3)
+
+    def __init__(self, config: Any, classes: int) -> None:
+        super().__init__(config, classes)
+        self.inner = self.layer
+
+    @property
+    def last_block(self) -> nn.Module:
+        return self.inner
+
+
+def test_what_build_model_cannot_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(networks.NETWORKS, "resnet", Plain)
+    network = build_model(NARROW, 10, seeded(0))
+    assert network.state_dict()["inner.bias"].eq(0).all()
+    with pytest.raises(UserError, match="zero_gamma: Plain has no blocks with a shortcut"):
+        build_model(NARROW, 10, seeded(0), zero_gamma=True)
+    monkeypatch.setattr(Plain, "layer", nn.LayerNorm(4))
+    with pytest.raises(UserError, match="does not know how a LayerNorm starts"):
+        build_model(NARROW, 10, seeded(0))

@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.transforms import functional
 
 from cifar_resnet import files
-from cifar_resnet.network.model import ModelConfig, ResNet, build_model
+from cifar_resnet.network.model import build_model
+from cifar_resnet.network.resnet import ResNet, ResNetConfig
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 ABOUT: dict[str, Any] = {
@@ -50,8 +51,9 @@ def stored(image: Image.Image, kind: str, **options: Any) -> io.BytesIO:
 @pytest.fixture(scope="session")
 def model() -> ResNet:
     """In evaluation mode, with running statistics and opinions of its own."""
-    config = ModelConfig(**ABOUT["model"])
+    config = ResNetConfig(**ABOUT["model"])
     network = build_model(config, len(CLASSES), torch.Generator().manual_seed(0))
+    assert isinstance(network, ResNet)
     network.train()(torch.stack([noise(32, 32, seed) for seed in range(32)]).float() / 100)
     torch.nn.init.normal_(network.fc.weight, std=1, generator=torch.Generator().manual_seed(1))
     return network.eval()

@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 
 from cifar_resnet import files
 from cifar_resnet.network.classifier import read_classifier
-from cifar_resnet.network.model import ModelConfig, ResNet, build_model
+from cifar_resnet.network.model import build_model
+from cifar_resnet.network.resnet import ResNet, ResNetConfig
 from cifar_resnet.serving import onnx_export
 from cifar_resnet.serving.card import model_card
 from tools.scratch import ROOT
@@ -53,11 +54,19 @@ INPUTS = '{"images": images.numpy()}'  # the one pair of braces in the code
 DIGESTS = {"resnet50.safetensors": "a" * 64, "resnet50.onnx": "b" * 64}
 
 
-def written(name: str = "ResNet50", dataset: str = "cifar10", **changes: dict[str, Any]) -> str:
+def network(**changes: Any) -> ResNet:
+    with torch.device("meta"):
+        return ResNet(ResNetConfig(**(TRAIN["model"] | changes)), 10)
+
+
+NARROW = network(width=16, blocks=(1, 1, 1, 1))
+
+
+def written(dataset: str = "cifar10", model: ResNet | None = None, **changes: Any) -> str:
     """The card of a full-size network, with some arguments changed."""
     given = {"hyperparameters": TRAIN, "about": ABOUT, "results": RESULTS, "digests": DIGESTS}
     arguments = {key: values | changes.get(key, {}) for key, values in given.items()}
-    return model_card(name, dataset, per_class=PER_CLASS, **arguments)
+    return model_card(model or network(), dataset, per_class=PER_CLASS, **arguments)
 
 
 def cells(card: str) -> list[list[str]]:
@@ -69,13 +78,13 @@ def cells(card: str) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "synthetic"])
+@pytest.mark.parametrize("dataset", ["cifar10", "synthetic", "folder"])
 @pytest.mark.parametrize(
     "changes",
     [{}, {"results": {"test_accuracy_with_flip": 0.9}}, {"hyperparameters": {"all_images": True}}],
 )
-def test_the_page_is_plain_markdown(dataset: str, changes: dict[str, dict[str, Any]]) -> None:
-    page = written("ResNet50", dataset, **changes)
+def test_the_page_is_plain_markdown(dataset: str, changes: dict[str, Any]) -> None:
+    page = written(dataset=dataset, **changes)
     assert not re.search(r"\n\n\n|[ \t]\n|[{}]|undefined|nan", page.replace(INPUTS, ""))
     assert page.endswith("```\n")
     for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
@@ -130,9 +139,8 @@ def test_validation_images_that_were_trained_on_are_told() -> None:
 
 
 def test_a_network_says_its_name() -> None:
-    with torch.device("meta"):
-        assert ResNet(ModelConfig(**TRAIN["model"]), 10).name == "ResNet50"
-        assert ResNet(ModelConfig(width=16, blocks=(1, 1, 1, 1)), 10).name == "ResNet14"
+    assert network().name == "ResNet50"
+    assert NARROW.name == "ResNet14"
 
 
 def test_mirror_images_are_told_where_they_were_measured() -> None:
@@ -143,11 +151,21 @@ def test_mirror_images_are_told_where_they_were_measured() -> None:
 
 
 def test_a_demonstration_does_not_pass_for_cifar10() -> None:
-    card = written("ResNet14", "synthetic", about={"model": {"width": 16, "blocks": [1, 1, 1, 1]}})
+    card = written("synthetic", NARROW)
     assert "# ResNet14 for made-up shapes" in card
     assert "no use on photographs" in card
     assert not re.search("cifar-?10", card, re.IGNORECASE)
     assert "torchvision" not in card  # which has no such network
+
+
+def test_the_card_of_own_pictures_says_their_size_and_nothing_of_cifar10() -> None:
+    card = written("folder", NARROW, about={"image_size": 64})
+    assert "images of 64 x 64 pixels" in card
+    assert ".resize((64, 64))" in card
+    assert "# (1, 3, 64, 64) uint8" in card
+    assert "nobody has checked them" in card
+    assert "type: imagefolder" in card
+    assert not re.search("cifar-?10|drawings|32 x 32", card, re.IGNORECASE)
 
 
 def blocks(card: str) -> list[str]:
@@ -158,11 +176,11 @@ def test_the_code_for_three_ways_of_use_runs_and_gives_the_same_logits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    size = ModelConfig(**TRAIN["model"])
+    size = ResNetConfig(**TRAIN["model"])
     model = build_model(size, 10, torch.Generator().manual_seed(0))
     files.write_tensors(Path("resnet50.safetensors"), model.state_dict(), ABOUT)
     classifier = read_classifier(Path("resnet50.safetensors"), torch.device("cpu"))
-    proto = onnx_export.export_onnx(classifier.model, classifier.normalization, {"class_names": CLASSES})
+    proto = onnx_export.export_onnx(classifier.model, classifier.normalization, {"class_names": CLASSES}, 32)
     Path("resnet50.onnx").write_bytes(proto.SerializeToString())
     pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("image.png")

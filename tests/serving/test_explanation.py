@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms import functional
 
 from cifar_resnet.network.inference import NormalizationConfig, build_normalization
-from cifar_resnet.network.model import ResNet
+from cifar_resnet.network.resnet import ResNet
 from cifar_resnet.serving import explanation
 from tests.serving.conftest import ABOUT, by_hand, noise
 

@@ -12,7 +12,8 @@ from torchvision.transforms import functional
 
 from cifar_resnet.files.params import UserError
 from cifar_resnet.network.inference import NormalizationConfig, build_normalization
-from cifar_resnet.network.model import ModelConfig, ResNet, build_model
+from cifar_resnet.network.model import build_model
+from cifar_resnet.network.resnet import ResNet, ResNetConfig
 from cifar_resnet.serving import onnx_export
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -31,7 +32,8 @@ def images() -> Tensor:
 @pytest.fixture(scope="module")
 def model(images: Tensor) -> ResNet:
     """In evaluation mode, with running statistics of its own."""
-    network = build_model(ModelConfig(width=8, blocks=(2, 1, 1, 1)), 3, torch.Generator().manual_seed(0))
+    network = build_model(ResNetConfig(width=8, blocks=(2, 1, 1, 1)), 3, torch.Generator().manual_seed(0))
+    assert isinstance(network, ResNet)
     for batch in images[:96].split(32):
         network.train()(NORMALIZATION(batch))
     return network.eval()
@@ -39,14 +41,14 @@ def model(images: Tensor) -> ResNet:
 
 @pytest.fixture(scope="module")
 def exported(model: ResNet) -> onnx.ModelProto:
-    return onnx_export.export_onnx(model, NORMALIZATION, METADATA)
+    return onnx_export.export_onnx(model, NORMALIZATION, METADATA, 32)
 
 
 @pytest.fixture(scope="module")
 def expected(model: ResNet, images: Tensor) -> Tensor:
     """The logits in float64, of images normalized by torchvision."""
     pixels = functional.normalize(images.double() / 255, MEAN, STD)
-    network = build_model(ModelConfig(width=8, blocks=(2, 1, 1, 1)), 3, torch.Generator())
+    network = build_model(ResNetConfig(width=8, blocks=(2, 1, 1, 1)), 3, torch.Generator())
     network.load_state_dict(model.state_dict())
     with torch.inference_mode():
         logits: Tensor = network.double().eval()(pixels)
@@ -88,7 +90,7 @@ def test_the_metadata_is_json(exported: onnx.ModelProto) -> None:
 def test_the_same_network_gives_the_same_bytes_without_traces_of_the_machine(
     model: ResNet, exported: onnx.ModelProto, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    again = onnx_export.export_onnx(model, NORMALIZATION, METADATA)
+    again = onnx_export.export_onnx(model, NORMALIZATION, METADATA, 32)
     assert capfd.readouterr() == ("", "")
     content = again.SerializeToString()
     assert content == exported.SerializeToString()
@@ -103,9 +105,9 @@ def test_the_given_network_stays_as_it_is(model: ResNet, exported: onnx.ModelPro
 
 def test_weights_too_many_for_one_file_are_refused() -> None:
     with torch.device("meta"):
-        model = ResNet(ModelConfig(width=320, blocks=(3, 4, 6, 3)), 10)
-    with pytest.raises(UserError, match=r"at most 2,147,483,648 bytes, .* lower train.model.width"):
-        onnx_export.export_onnx(model, NORMALIZATION, METADATA)
+        model = ResNet(ResNetConfig(width=320, blocks=(3, 4, 6, 3)), 10)
+    with pytest.raises(UserError, match=r"at most 2,147,483,648 bytes, .* make train.model smaller"):
+        onnx_export.export_onnx(model, NORMALIZATION, METADATA, 32)
 
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0], [0.0, 20.0, -1.0]])

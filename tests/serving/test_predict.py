@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cifar_resnet import files
 from cifar_resnet.files.params import UserError
-from cifar_resnet.network.model import ResNet
+from cifar_resnet.network.resnet import ResNet
 from cifar_resnet.serving import explanation, predict
 from tests.serving.conftest import ABOUT, CLASSES, by_hand, json_lines, noise, picture, stored
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cifar_resnet import files
-from cifar_resnet.network.model import ResNet
+from cifar_resnet.network.resnet import ResNet
 from tests.conftest import Clone
 from tests.serving.conftest import CLASSES, by_hand, json_lines, noise, picture, stored
 from tools.scratch import ROOT

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cifar_resnet.network.model import ModelConfig, ResNet, build_model
+from cifar_resnet.network.model import build_model
+from cifar_resnet.network.resnet import ResNet, ResNetConfig
 from cifar_resnet.training.average import update_average
 
 LATE = 10**9  # so many steps that the decay has its full value
@@ -17,7 +18,8 @@ def networks(count: int) -> list[ResNet]:
     models = []
     for seed in range(count):
         draws = torch.Generator().manual_seed(seed)
-        model = build_model(ModelConfig(width=4, blocks=(1, 1, 1, 1)), 10, draws).train()
+        model = build_model(ResNetConfig(width=4, blocks=(1, 1, 1, 1)), 10, draws).train()
+        assert isinstance(model, ResNet)
         model(torch.randn(8, 3, 32, 32, generator=draws))
         models.append(model)
     return models

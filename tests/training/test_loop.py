@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
     "zero_gamma": False,
     "label_smoothing": 0,
     "ema_decay": 0,
-    "model": {"width": 4, "blocks": (1, 1, 1, 1)},
+    "model": {"name": "resnet", "width": 4, "blocks": (1, 1, 1, 1)},
     "optimizer": {"lr": 0.002, "betas": (0.9, 0.999), "weight_decay": 0.05, "decay_all": True},
     "augmentation": {"flip": 0.5, "rotation": 20, "padding": 4, "cutout": 0},
     "schedule": {"shape": "constant", "warmup": 0},
@@ -189,7 +189,8 @@ def test_the_average_is_what_is_validated_and_kept() -> None:
     plain = run(config(epochs=3))
     for name, tensor in plain.model.state_dict().items():
         assert torch.equal(tensor, state.model.state_dict()[name]), "averaging does not change training"
-    assert not torch.equal(state.average.fc.weight, state.model.fc.weight)
+    averaged, last = (model.state_dict()["fc.weight"] for model in (state.average, state.model))
+    assert not torch.equal(averaged, last)
     kept = restore_model(settings.model, 3, state.best_weights)
     normalization = build_normalization(settings.normalization, torch.device("cpu"))
     logits = predict_all(kept, [VAL.images], normalization, torch.float32)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from cifar_resnet.network.model import ModelConfig, build_model
+from cifar_resnet.network.model import build_model
+from cifar_resnet.network.resnet import ResNetConfig
 from cifar_resnet.training.optimizer import OptimizerConfig, build_optimizer
 
 RECIPE = OptimizerConfig(lr=0.001, betas=(0.9, 0.999), weight_decay=0.01, decay_all=True)
@@ -97,7 +98,7 @@ def test_steps_equal_pytorchs_plain_loop(
 
 
 def test_every_parameter_of_the_network_is_optimized_alike() -> None:
-    model = build_model(ModelConfig(width=4, blocks=(1, 1, 1, 1)), 10, torch.Generator().manual_seed(0))
+    model = build_model(ResNetConfig(width=4, blocks=(1, 1, 1, 1)), 10, torch.Generator().manual_seed(0))
     (group,) = build_optimizer(model, RECIPE).param_groups
     assert [id(parameter) for parameter in group["params"]] == [id(p) for p in model.parameters()]
     assert (group["lr"], group["betas"], group["weight_decay"]) == (0.001, (0.9, 0.999), 0.01)
@@ -105,7 +106,7 @@ def test_every_parameter_of_the_network_is_optimized_alike() -> None:
 
 
 def test_a_step_moves_every_parameter_of_the_network() -> None:
-    model = build_model(ModelConfig(width=4, blocks=(1, 1, 1, 1)), 10, torch.Generator().manual_seed(0))
+    model = build_model(ResNetConfig(width=4, blocks=(1, 1, 1, 1)), 10, torch.Generator().manual_seed(0))
     before = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer = build_optimizer(model, RECIPE)
     for parameter in model.parameters():
@@ -117,7 +118,7 @@ def test_a_step_moves_every_parameter_of_the_network() -> None:
 
 
 def test_batch_norms_and_biases_can_be_spared_the_decay() -> None:
-    model = build_model(ModelConfig(width=4, blocks=(1, 1, 1, 1)), 10, torch.Generator().manual_seed(0))
+    model = build_model(ResNetConfig(width=4, blocks=(1, 1, 1, 1)), 10, torch.Generator().manual_seed(0))
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     optimizer = build_optimizer(model, STRONG.model_copy(update={"decay_all": False}))
     for parameter in model.parameters():

@@ -8,10 +8,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from cifar_resnet.images import Images
+from cifar_resnet.images import Images, shorten
 
 GAP = 2  # pixels between sample images
-ZOOM = 3  # dots for each of their pixels
+ZOOM = 3  # dots for each of their pixels, fewer for large ones
+WIDEST = 96  # dots of a sample image
+SHOWN = 20  # classes
 DPI = 100  # as files.write_figure has it
 
 
@@ -36,15 +38,21 @@ def channel_statistics(images: Tensor) -> pd.DataFrame:
 
 
 def samples(data: Images, class_names: list[str], per_class: int = 8) -> Figure:
-    """Show the first images of every class, a row each."""
+    """Show the first images of every class, a row each; of the first 20 classes when there are more."""
     height, width = data.images.shape[-2:]
+    zoom = min(ZOOM, max(1, WIDEST // width))
+    heading = "Training images"
+    if len(class_names) > SHOWN:
+        heading = f"Training images of the first {SHOWN} of {len(class_names)} classes"
+        class_names = class_names[:SHOWN]
+    class_names = [shorten(name, 30) for name in class_names]
     shown = torch.full((len(class_names), per_class, 3, height, width), 255, dtype=torch.uint8)
     for label in range(len(class_names)):
         first = data.images[data.labels == label][:per_class]
         shown[label, : len(first)] = first
     grid = make_grid(shown.flatten(0, 1), nrow=per_class, padding=GAP, pad_value=255)
     # Inches: a whole number of dots for each pixel, or some pixels come out wider than others.
-    down, across = (ZOOM * side / DPI for side in grid.shape[1:])
+    down, across = (zoom * side / DPI for side in grid.shape[1:])
     left, top = 0.2 + 0.1 * max(map(len, class_names)), 0.3
     figure = Figure(figsize=(left + across, down + top), dpi=DPI)
     axes = figure.add_axes((left / (left + across), 0, across / (left + across), down / (down + top)))
@@ -53,5 +61,5 @@ def samples(data: Images, class_names: list[str], per_class: int = 8) -> Figure:
     axes.set_yticklabels(class_names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.suptitle("Training images", y=1 - 0.05 / (down + top))
+    figure.suptitle(heading, y=1 - 0.05 / (down + top))
     return figure

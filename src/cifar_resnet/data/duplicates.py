@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, normalize
+from torchvision.transforms.v2.functional import resize
 
 from cifar_resnet.files.params import Config
 
@@ -18,6 +19,7 @@ CANDIDATES = 20  # training images that are laid over each test image; 97 % of t
 ROUNDS = (8, 10)  # of alignment, at half and at full size; with half as many it finds as much
 ZOOM, SHIFT = 1.5, 0.25  # limits of the alignment, the second in image widths
 ALIKE = 0.4  # agreement at half size below which full size is not tried; it lost one pair of 890
+SIZE = 32  # pixels: all these numbers were chosen on images of this size
 NOISE = 2.0  # grey levels; weaker details than this count as noise
 
 
@@ -34,6 +36,13 @@ class Duplicates(NamedTuple):
     train: Tensor  # (K,) int64: which training image
     mirrored: Tensor  # (K,) bool: whether it is its mirror image that is similar
     score: Tensor  # (K,) float32: agreement of their details, 1 for equal images
+
+
+def _small(images: Tensor) -> Tensor:
+    """(N, 3, S, S) uint8 to (N, 3, 32, 32) uint8; images of that size are given back."""
+    if images.shape[-1] == SIZE:
+        return images
+    return torch.cat([resize(part, [SIZE, SIZE], antialias=True) for part in images.split(1000)])
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -138,8 +147,9 @@ def find_duplicates(test: Tensor, train: Tensor, config: DuplicatesConfig) -> Du
 
     Two steps: the training images whose layout of colours correlates most with that of the test image or of
     its mirror image; then, of these, the one whose details agree most once it is laid over the test image.
-    Skies and seas agree in the first step, copies in the second one too.
+    Skies and seas agree in the first step, copies in the second one too. Both look at 32 x 32 pixels.
     """
+    test, train = _small(test), _small(train)
     layouts, grey = _layout(train), _grey(train)
     parts = []
     for part in test.split(100):

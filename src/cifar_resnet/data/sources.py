@@ -21,9 +21,13 @@ KEPT = "cifar-10-python.tar.gz"
 
 
 class FetchConfig(Config):
-    """`sources`: folders, archives or URLs, tried in order after the environment variable CIFAR10_SOURCE."""
+    """`sources`: folders, archives or URLs, tried in order after the environment variable CIFAR10_SOURCE.
 
-    dataset: Literal["cifar10", "synthetic"]
+    `folder`: where the pictures of the dataset `folder` lie.
+    """
+
+    dataset: Literal["cifar10", "synthetic", "folder"]
+    folder: str = Field(min_length=1)
     sources: list[str] = Field(min_length=1)
     synthetic: SyntheticConfig
 

@@ -4,9 +4,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cifar_resnet.images import Images, titled
+from cifar_resnet.images import Images, shorten, titled
 
 PERCENT = "{:.0%}".format
+NUMBERED = 38  # classes up to which the cells of the confusion hold numbers: they would overlap
+LABELLED = 120  # names that fit along a side of it
 
 
 def curves(history: pd.DataFrame) -> Figure:
@@ -34,17 +36,21 @@ def curves(history: pd.DataFrame) -> Figure:
 def confusion(matrix: Tensor, class_names: list[str]) -> Figure:
     """Show each actual class's predictions as shares. `matrix`: (classes, classes) counts, rows actual."""
     shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
-    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    count = len(class_names)
+    scale = min(max(1.0, count / 12), 3.2)  # the side of a cell stays, up to 24 inches
+    figure = Figure(figsize=(7.5 * scale, 6.5 * scale), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    ticks = range(len(class_names))
+    ticks = range(0, count, -(-count // LABELLED))  # all of them, or every second, third ...
     axes.set(
         xticks=ticks, yticks=ticks, xlabel="predicted", ylabel="actual", title="Confusion, per actual class"
     )
-    axes.set_xticklabels(class_names, rotation=45, ha="right")
-    axes.set_yticklabels(class_names)
-    for row in ticks:
-        for column in ticks:
+    names = [shorten(class_names[label]) for label in ticks]
+    axes.set_xticklabels(names, rotation=45 if count <= 40 else 90, ha="right" if count <= 40 else "center")
+    axes.set_yticklabels(names)
+    cells = range(count) if count <= NUMBERED else ()
+    for row in cells:
+        for column in cells:
             share = float(shares[row, column])
             if share >= 0.001:
                 colour = "white" if share > 0.5 else "black"

@@ -24,7 +24,7 @@ from cifar_resnet.files.params import read_section as read_section
 from cifar_resnet.files.params import read_yaml as read_yaml
 
 RAW = Path("data/raw/cifar-10-batches-py")
-CHECKSUMS = RAW / "SHA256SUMS"
+PICTURES = Path("data/raw/pictures")
 TENSORS = Path("data/tensors")
 DUPLICATES = Path("data/duplicates.csv")
 MODEL = Path("models/resnet50.safetensors")

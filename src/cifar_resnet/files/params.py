@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -79,13 +79,32 @@ def _nearest(name: str, names: Iterable[Any]) -> str:
 
 
 def _describe(section: str, config_class: type[BaseModel], details: Any) -> str:
-    *parents, name = details["loc"] or (section,)
-    path = ".".join(map(str, (section, *details["loc"])))
+    config_class, names = _follow(config_class, details["loc"])
+    path = ".".join([section, *names])
     if details["type"] != "extra_forbidden":
         found = "" if isinstance(details["input"], dict) else f" (it is {details['input']!r})"
         message = details["msg"].removeprefix("Value error, ")
         return f"{path}: {message[:1].lower()}{message[1:]}{found}"
-    for parent in parents:
-        config_class = config_class.model_fields[parent].annotation  # type: ignore[assignment]
     fields = list(config_class.model_fields)
-    return f"{path}: unknown name{_nearest(str(name), fields) or '; known are ' + ', '.join(fields)}"
+    return f"{path}: unknown name{_nearest(names[-1], fields) or '; known are ' + ', '.join(fields)}"
+
+
+def _follow(config_class: type[BaseModel], location: tuple[Any, ...]) -> tuple[type[BaseModel], list[str]]:
+    """Return the innermost section of a location with the names on the way to it, as params.yaml has them.
+
+    Where a section's kind is named in it (a discriminated union), pydantic puts that name into the location.
+    """
+    names: list[str] = []
+    parts = iter(location)
+    for part in parts:
+        names.append(str(part))
+        field = config_class.model_fields.get(part)
+        kind = next(parts, None) if field and field.discriminator else None
+        for choice in (get_args(field.annotation) or (field.annotation,)) if field else ():
+            if (
+                isinstance(choice, type)
+                and issubclass(choice, BaseModel)
+                and (kind is None or choice.model_fields["name"].default == kind)
+            ):
+                config_class = choice
+    return config_class, names

@@ -1,22 +1,44 @@
 """A trained network with all that it takes to use it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from cifar_resnet import files
 from cifar_resnet.files.params import UserError
 from cifar_resnet.network.inference import Normalization, NormalizationConfig, build_normalization
-from cifar_resnet.network.model import ModelConfig, ResNet, restore_model
+from cifar_resnet.network.model import ModelConfig, describe, read_config, restore_model
+from cifar_resnet.network.network import Network
+
+IMAGE_SIZE = 32  # pixels; a model file that names no size means this one, CIFAR-10's
 
 
 class Classifier(NamedTuple):
     """A network in evaluation mode with its normalization on its device, and the names of its classes."""
 
-    model: ResNet
+    model: Network
     normalization: Normalization
     class_names: list[str]
+    image_size: int  # pixels: side of the images that it was trained on
+
+
+def description(
+    model: ModelConfig, normalization: NormalizationConfig, class_names: list[str], image_size: int
+) -> dict[str, Any]:
+    """Return what a model file has to say beside the weights, for `read_classifier`."""
+    about = {
+        "model": describe(model),
+        "normalization": normalization.model_dump(mode="json"),
+        "classes": class_names,
+    }
+    return about if image_size == IMAGE_SIZE else about | {"image_size": image_size}
+
+
+def image_size(about: Mapping[str, Any]) -> int:
+    """Return the side in pixels of the images that the network of a model file was trained on."""
+    return int(about.get("image_size", IMAGE_SIZE))
 
 
 def read_classifier(path: Path, device: torch.device) -> Classifier:
@@ -29,6 +51,6 @@ def read_classifier(path: Path, device: torch.device) -> Classifier:
     if missing := {"classes", "model", "normalization"} - about.keys():
         raise UserError(f"{path} holds no trained network: it does not say its {min(missing)}")
     class_names: list[str] = about["classes"]
-    model = restore_model(ModelConfig(**about["model"]), len(class_names), weights).float().to(device).eval()
+    model = restore_model(read_config(about["model"]), len(class_names), weights).float().to(device).eval()
     normalization = build_normalization(NormalizationConfig(**about["normalization"]), device)
-    return Classifier(model, normalization, class_names)
+    return Classifier(model, normalization, class_names, image_size(about))

@@ -8,6 +8,9 @@ from typing import Any
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from cifar_resnet.network.classifier import image_size
+from cifar_resnet.network.network import Network
+
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 METRICS = {  # of metrics/test.json: Hugging Face's name and ours
     "test_accuracy": ("accuracy", "Accuracy"),
@@ -16,11 +19,12 @@ METRICS = {  # of metrics/test.json: Hugging Face's name and ours
     "test_loss": ("loss", "Cross-entropy"),
     "test_ece": ("expected_calibration_error", "Expected calibration error"),
 }
-DATASETS = {"cifar10": "CIFAR-10", "synthetic": "made-up shapes"}
+DATASETS = {"cifar10": "CIFAR-10", "synthetic": "made-up shapes", "folder": "own pictures"}
+KINDS = {"folder": "imagefolder"}  # Hugging Face's names
 
 
 def model_card(
-    name: str,
+    network: Network,
     dataset: str,
     hyperparameters: Mapping[str, Any],
     about: Mapping[str, Any],
@@ -30,14 +34,14 @@ def model_card(
 ) -> str:
     """Return the card as Markdown with a YAML head.
 
-    `name`: the network's; `dataset`: cifar10 or synthetic; `hyperparameters`: the train section of
-    params.yaml; `about`: the model file's description; `results`: the metrics of all stages by name;
-    `per_class`: class and accuracy; `digests`: SHA-256 by file name.
+    `network`: tells its name and what it is; `dataset`: cifar10, synthetic or folder; `hyperparameters`: the
+    train section of params.yaml; `about`: the model file's description; `results`: the metrics of all stages
+    by name; `per_class`: class and accuracy; `digests`: SHA-256 by file name.
     """
     card = ModelCard.from_template(
-        _head(dataset, name, results),
+        _head(dataset, network, hyperparameters["model"]["name"], results),
         template_path=str(TEMPLATE),
-        name=name,
+        network=network,
         dataset=dataset,
         dataset_name=DATASETS[dataset],
         hyperparameters=hyperparameters,
@@ -52,26 +56,26 @@ def model_card(
             ),
             numbers=1,
         ),
-        **about["model"],
+        image_size=image_size(about),
         classes=about["classes"],
         normalization=about["normalization"],
     )
     return f"{card}\n"
 
 
-def _head(dataset: str, name: str, results: Mapping[str, Any]) -> ModelCardData:
+def _head(dataset: str, network: Network, kind: str, results: Mapping[str, Any]) -> ModelCardData:
     return ModelCardData(
         license="mit",
         library_name="pytorch",
         pipeline_tag="image-classification",
-        tags=["image-classification", "resnet", "pytorch", "onnx", "safetensors", "dvc"],
+        tags=["image-classification", kind, "pytorch", "onnx", "safetensors", "dvc"],
         datasets=["cifar10"] if dataset == "cifar10" else None,
         metrics=["accuracy"],
-        model_name=f"{name} for {DATASETS[dataset]}",
+        model_name=f"{network.name} for {DATASETS[dataset]}",
         eval_results=[
             EvalResult(
                 task_type="image-classification",
-                dataset_type=dataset,
+                dataset_type=KINDS.get(dataset, dataset),
                 dataset_name=DATASETS[dataset],
                 dataset_split="test",
                 metric_type=kind,

@@ -6,20 +6,20 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cifar_resnet.network.inference import Normalization
-from cifar_resnet.network.model import ResNet
+from cifar_resnet.network.network import Network
 
 
-def grad_cam(model: ResNet, images: Tensor, normalization: Normalization, classes: Tensor) -> Tensor:
+def grad_cam(model: Network, images: Tensor, normalization: Normalization, classes: Tensor) -> Tensor:
     """Return (N, H, W) float32 maps of what spoke for a class, on the CPU: 0 is nothing.
 
     `images`: (N, 3, H, W) uint8 on any device; `classes`: (N,) int64, the one to explain of each image. The
-    maps are those of the network's last block, H / 8 by W / 8, interpolated bilinearly.
+    maps are those of the network's last block, interpolated bilinearly: H / 8 by W / 8 for ResNet.
     """
     inputs = normalization(images.to(normalization.scale.device))
     layer = LayerGradCam(model.eval(), model.last_block)
     coarse = layer.attribute(inputs, target=classes.to(inputs.device), relu_attributions=True).detach().cpu()
     # 3x3 convolutions of stride 2 and padding 1 look around pixels 0, 2, 4, ..., so cell i lies around pixel
-    # 8 i. Interpolation takes it to lie at 8 i + 3.5: hence one cell more, and half of one cut off in front.
+    # 8 i after three. Interpolation takes it to lie at 8 i + 3.5: so one cell more, and half of one cut off.
     height, width = images.shape[-2:]
     cell = height // coarse.shape[-2]
     wider: Tensor = pad(coarse, (0, 1, 0, 1), mode="replicate")

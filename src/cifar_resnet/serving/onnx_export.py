@@ -46,29 +46,31 @@ class _FromPixels(nn.Module):
         self.register_buffer("shift", normalization.shift)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, 32, 32) uint8 to (N, classes) float32."""
+        """(N, 3, S, S) uint8 to (N, classes) float32."""
         logits: Tensor = self.model(images * self.scale + self.shift)
         return logits
 
 
 def export_onnx(
-    model: nn.Module, normalization: Normalization, metadata: Mapping[str, Any]
+    model: nn.Module, normalization: Normalization, metadata: Mapping[str, Any], size: int
 ) -> onnx.ModelProto:
-    """Return the network as ONNX: `images` (N, 3, 32, 32) uint8 to `logits` (N, classes) float32, for any N.
+    """Return the network as ONNX: `images` (N, 3, S, S) uint8 to `logits` (N, classes) float32, for any N.
 
-    `model`: on the CPU. `metadata`: kept in the file, each value as JSON. The same ones give the same bytes.
+    `model`: on the CPU. `metadata`: kept in the file, each value as JSON. `size`: S, in pixels. The same ones
+    give the same bytes.
     Raises UserError when the weights are too many for one file.
     """
-    size = sum(4 * weights.numel() for weights in model.state_dict().values())
-    if size >= LARGEST:
+    weights = sum(4 * tensor.numel() for tensor in model.state_dict().values())
+    if weights >= LARGEST:
         raise UserError(
-            f"an ONNX file holds at most {LARGEST:,} bytes, the weights are {size:,}; lower train.model.width"
+            f"an ONNX file holds at most {LARGEST:,} bytes, the weights are {weights:,}; make"
+            " train.model smaller"
         )
     with warnings.catch_warnings():  # PyTorch 2.11 warns of its own use
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
         program: Any = torch.onnx.export(
             _FromPixels(model, normalization).eval(),
-            (torch.zeros(2, 3, 32, 32, dtype=torch.uint8),),
+            (torch.zeros(2, 3, size, size, dtype=torch.uint8),),
             dynamo=True,
             verbose=False,
             input_names=["images"],
@@ -85,7 +87,7 @@ def export_onnx(
 def predict_onnx(content: bytes, batches: Iterable[Tensor]) -> Tensor:
     """Return the (N, classes) float32 logits that ONNX Runtime computes on the CPU from an ONNX file.
 
-    `batches`: (N, 3, 32, 32) uint8.
+    `batches`: (N, 3, S, S) uint8.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # by itself it takes every core

@@ -1,124 +1,44 @@
-"""From picture files of any kind to the images that the network sees."""
+"""The pictures that a command line names: files, folders, standard input."""
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms import v2
 
-SIDE = 32
-FIT = v2.Compose([v2.Resize(SIDE, v2.InterpolationMode.BICUBIC), v2.CenterCrop(SIDE), v2.PILToTensor()])
-WHITE = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535, "F": 1}  # grey of more than 8 bits
+from cifar_resnet.data.pictures import UnreadableError, extensions, read
 
 
-class UnreadableError(ValueError):
-    """A file is no picture that Pillow can decode; the message is the reason."""
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of more bits, scaled to 0..255; Pillow's own conversion would cut it off at 255."""
-    white = WHITE[image.mode]
-    grey = np.asarray(image, np.float32)
-    if not (grey.min() >= 0 and grey.max() <= white):  # false for NaN too
-        raise UnreadableError(f"its pixels (Pillow's mode {image.mode}) do not lie between 0 and {white}")
-    return Image.fromarray((grey * (255 / white)).round().astype(np.uint8))
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA"))
-
-
-def _without_far_ends(image: Image.Image) -> Image.Image:
-    """The middle, at most 3 times as long as it is wide, of which the middle third is kept later.
-
-    Resized whole, a strip of 1 by 1,000,000 pixels would take 3 GB.
-    """
-    short = min(image.size)
-    # As much is cut off at both ends, so the middle stays where it is.
-    width, height = (min(side, 3 * short + (side - short) % 2) for side in image.size)
-    middle: Image.Image = v2.functional.center_crop(image, [height, width])
-    return middle
-
-
-def convert(image: Image.Image) -> Tensor:
-    """Return the picture as a (3, 32, 32) uint8 tensor, red, green and blue.
-
-    Upright as its EXIF says; the first frame of an animation; over white where it is transparent. The short
-    side is resized to 32, bicubic and antialiased; of the long side the middle is kept. 32 x 32 pixels stay
-    as they are.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode in WHITE:
-        image = _eight_bits(image)
-    if image.has_transparency_data:
-        image = _over_white(image)
-    pixels: Tensor = FIT(_without_far_ends(image).convert("RGB"))
-    return pixels.contiguous()
-
-
-def read(file: BinaryIO) -> Tensor:
-    """Return the picture in a file of any format that Pillow reads, as `convert` does.
-
-    Raises UnreadableError when it is no such picture, damaged, or larger than `PIL.Image` takes for safe.
-    """
-    if not file.seekable():
-        file = BytesIO(file.read())
-    file.seek(0)
-    if not file.read(1):
-        raise UnreadableError("the file is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what it reads nevertheless
-            with Image.open(file) as image:
-                return convert(image)
-    except UnidentifiedImageError:
-        raise UnreadableError("not a picture in a format that Pillow reads") from None
-    except Exception as error:  # decoders raise anything at damaged files, from SyntaxError to struct.error
-        raise UnreadableError(str(error) or type(error).__name__) from error
-
-
-def _read_path(path: str) -> Tensor | UnreadableError:
+def _read_path(path: str, size: int) -> Tensor | UnreadableError:
     try:
         with nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file:
-            return read(file)
+            return read(file, size)
     except OSError as error:
         return UnreadableError(error.strerror)
     except UnreadableError as error:
         return error
 
 
-def _extensions() -> set[str]:
-    """The file name extensions, such as ".png", of what Pillow can read."""
-    formats = Image.registered_extensions().items()
-    return {name for name, kind in formats if kind in Image.OPEN or kind == "MPO"}  # MPO is opened as JPEG
-
-
-def find(name: str) -> Iterator[tuple[str, Tensor | UnreadableError]]:
+def find(name: str, size: int) -> Iterator[tuple[str, Tensor | UnreadableError]]:
     """Yield the path and the image of a picture file; of all in a folder, sorted, and then below it; of `-`,
     standard input.
 
-    Images are as `convert` returns them. What cannot be read comes with the reason instead; so does a folder
-    without a file that has one of the extensions of Pillow's formats.
+    Images are (3, S, S) uint8, as `data.pictures.convert` returns them; `size`: S, in pixels. What cannot be
+    read comes with the reason instead; so does a folder without a file that has one of the extensions of
+    Pillow's formats.
     """
     if name == "-" or not Path(name).is_dir():
-        yield name, _read_path(name)
+        yield name, _read_path(name, size)
         return
-    known, empty = _extensions(), True
+    known, empty = extensions(), True
     errors: list[OSError] = []
     for folder, below, files in os.walk(name, onerror=errors.append):
         below.sort()  # os.walk goes on in this order
         for path in (str(Path(folder, file)) for file in sorted(files) if Path(file).suffix.lower() in known):
             empty = False
-            yield path, _read_path(path)
+            yield path, _read_path(path, size)
     for error in errors:
         yield error.filename, UnreadableError(error.strerror)
     if empty and not errors:

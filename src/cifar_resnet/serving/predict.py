@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cifar_resnet import files
+from cifar_resnet.data.pictures import UnreadableError
 from cifar_resnet.files.params import UserError
 from cifar_resnet.network import device, inference
 from cifar_resnet.network.classifier import Classifier, read_classifier
@@ -64,14 +65,14 @@ def load(path: Path) -> Classifier:
     return read_classifier(path, target)
 
 
-def readable(names: list[str], unreadable: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the path and the image of every picture in files, folders and `-`.
+def readable(names: list[str], size: int, unreadable: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the path and the image, (3, size, size) uint8, of every picture in files, folders and `-`.
 
     A path that cannot be read is named on standard error and added to `unreadable`.
     """
     for name in names:
-        for path, picture in pictures.find(name):
-            if isinstance(picture, pictures.UnreadableError):
+        for path, picture in pictures.find(name, size):
+            if isinstance(picture, UnreadableError):
                 print(f"error: {path}: {' '.join(str(picture).split())}", file=sys.stderr)
                 unreadable.append(path)
             else:
@@ -80,7 +81,7 @@ def readable(names: list[str], unreadable: list[str]) -> Iterator[tuple[str, Ten
 
 def explain(out: Path, classifier: Classifier, images: Tensor, logits: Tensor) -> None:
     """Write the picture of where the network looked."""
-    model, normalization, names = classifier
+    model, normalization, names, _ = classifier
     model.requires_grad_(False)  # spares the memory of gradients below the block that is looked at
     shares, classes = logits.softmax(1).max(1)
     maps = explanation.grad_cam(model, images, normalization, classes)
@@ -105,9 +106,9 @@ def main(words: list[str] | None = None) -> int:
     """Run the command and return its exit status: 1 when something could not be read."""
     options = parse(words)
     classifier = load(options.model)
-    model, normalization, names = classifier
+    model, normalization, names, size = classifier
     unreadable: list[str] = []
-    found = readable(options.images, unreadable)
+    found = readable(options.images, size, unreadable)
     count, path_width, name_width = 0, 0, max(map(len, names))
     while batch := list(islice(found, BATCH)):
         paths, images = [path for path, _ in batch], torch.stack([image for _, image in batch])

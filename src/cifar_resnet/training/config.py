@@ -36,7 +36,7 @@ class TrainConfig(Config):
     zero_gamma: bool
     label_smoothing: float = Field(ge=0, lt=1)
     ema_decay: float = Field(ge=0, lt=1)
-    model: ModelConfig
+    model: ModelConfig = Field(discriminator="name")
     schedule: ScheduleConfig
     optimizer: OptimizerConfig
     augmentation: AugmentationConfig

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from cifar_resnet.images import Images
 from cifar_resnet.network.inference import Normalization, build_normalization, forward, predict
-from cifar_resnet.network.model import ResNet
+from cifar_resnet.network.network import Network
 from cifar_resnet.randomness import generator
 from cifar_resnet.training.augmentation import Draws, augment, draw
 from cifar_resnet.training.average import update_average
@@ -26,7 +26,7 @@ class TrainLoss(nn.Module):
     """What a step computes before the backward pass: the loss of a batch of images as they are stored."""
 
     def __init__(
-        self, model: ResNet, config: TrainConfig, normalization: Normalization, dtype: torch.dtype
+        self, model: Network, config: TrainConfig, normalization: Normalization, dtype: torch.dtype
     ) -> None:
         super().__init__()
         self.model, self.config, self.normalization, self.dtype = model, config, normalization, dtype

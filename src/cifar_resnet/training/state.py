@@ -10,10 +10,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from cifar_resnet.files.params import UserError
-from cifar_resnet.network.model import ResNet, build_model
+from cifar_resnet.network.model import build_model
+from cifar_resnet.network.network import Network
 from cifar_resnet.randomness import generator
 from cifar_resnet.training.config import TrainConfig
 from cifar_resnet.training.distributed.batch_norm import synchronize
@@ -26,9 +27,9 @@ Record = dict[str, float]  # one row of the history
 class TrainState:
     """All that changes while training; saved and restored, it makes a stopped run equal an unbroken one."""
 
-    model: ResNet
-    optimizer: AdamW
-    average: ResNet | None
+    model: Network
+    optimizer: Optimizer
+    average: Network | None
     scaler: GradScaler  # of float16 gradients; in other precisions it does nothing
     totals: Tensor  # (2,) float32: this epoch's sum of batch losses and count of correct predictions
     epoch: int = 0  # epochs finished

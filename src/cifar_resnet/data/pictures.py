@@ -1,0 +1,92 @@
+"""From picture files of any kind to the images that the network sees."""
+
+import warnings
+from functools import cache
+from io import BytesIO
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms import v2
+
+WHITE = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535, "F": 1}  # grey of more than 8 bits
+
+
+class UnreadableError(ValueError):
+    """A file is no picture that Pillow can decode; the message is the reason."""
+
+
+@cache
+def _fit(size: int) -> v2.Transform:
+    bicubic = v2.InterpolationMode.BICUBIC
+    return v2.Compose([v2.Resize(size, bicubic), v2.CenterCrop(size), v2.PILToTensor()])
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of more bits, scaled to 0..255; Pillow's own conversion would cut it off at 255."""
+    white = WHITE[image.mode]
+    grey = np.asarray(image, np.float32)
+    if not (grey.min() >= 0 and grey.max() <= white):  # false for NaN too
+        raise UnreadableError(f"its pixels (Pillow's mode {image.mode}) do not lie between 0 and {white}")
+    return Image.fromarray((grey * (255 / white)).round().astype(np.uint8))
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA"))
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """The middle, at most 3 times as long as it is wide, of which the middle third is kept later.
+
+    Resized whole, a strip of 1 by 1,000,000 pixels would take 3 GB.
+    """
+    short = min(image.size)
+    # As much is cut off at both ends, so the middle stays where it is.
+    width, height = (min(side, 3 * short + (side - short) % 2) for side in image.size)
+    middle: Image.Image = v2.functional.center_crop(image, [height, width])
+    return middle
+
+
+def convert(image: Image.Image, size: int) -> Tensor:
+    """Return the picture as a (3, S, S) uint8 tensor, red, green and blue. `size`: S, in pixels.
+
+    Upright as its EXIF says; the first frame of an animation; over white where it is transparent. The short
+    side is resized to S, bicubic and antialiased; of the long side the middle is kept. S x S pixels stay as
+    they are.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in WHITE:
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        image = _over_white(image)
+    pixels: Tensor = _fit(size)(_without_far_ends(image).convert("RGB"))
+    return pixels.contiguous()
+
+
+def read(file: BinaryIO, size: int) -> Tensor:
+    """Return the picture in a file of any format that Pillow reads, as `convert` does.
+
+    Raises UnreadableError when it is no such picture, damaged, or larger than `PIL.Image` takes for safe.
+    """
+    if not file.seekable():
+        file = BytesIO(file.read())
+    file.seek(0)
+    if not file.read(1):
+        raise UnreadableError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what it reads nevertheless
+            with Image.open(file) as image:
+                return convert(image, size)
+    except UnidentifiedImageError:
+        raise UnreadableError("not a picture in a format that Pillow reads") from None
+    except Exception as error:  # decoders raise anything at damaged files, from SyntaxError to struct.error
+        raise UnreadableError(str(error) or type(error).__name__) from error
+
+
+def extensions() -> set[str]:
+    """Return the file name extensions, such as ".png", of what Pillow can read."""
+    formats = Image.registered_extensions().items()
+    return {name for name, kind in formats if kind in Image.OPEN or kind == "MPO"}  # MPO is opened as JPEG

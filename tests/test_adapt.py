@@ -1,0 +1,132 @@
+"""docs/adapt.md as a reader follows it: its script, its patches, and what they come to."""
+
+import json
+import re
+import runpy
+import sys
+from typing import Any
+
+import onnx
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cifar_resnet import files
+from tests.conftest import TINY, Clone
+from tools import scratch
+
+PAGE = (scratch.ROOT / "docs/adapt.md").read_text()
+SMALL: dict[str, Any] = {
+    "train": {"epochs": 1, "batch_size": 8, "device": "cpu", "compile": False, "model": {"width": 4}},
+    "evaluate": {"device": "cpu"},
+}
+GREY = """
+import torch
+from cifar_resnet import files
+from cifar_resnet.randomness import generator
+from cifar_resnet.training import augmentation, config, optimizer
+train = files.read_params("train", config.TrainConfig)
+images = torch.randint(0, 256, (400, 3, 32, 32), dtype=torch.uint8)
+draws = augmentation.draw(train.augmentation, 400, 32, generator(0, "augmentation"))
+red, green, blue = augmentation.augment(images, draws, train.augmentation.padding).unbind(1)
+grey = ((red == green) & (green == blue)).flatten(1).all(1)
+print(int(grey.sum()), type(optimizer.build_optimizer(torch.nn.Linear(1, 1), train.optimizer)).__name__)
+"""
+
+
+def section(title: str) -> str:
+    """What the page says under a heading."""
+    return re.split(r"^## ", PAGE.split(f"\n## {title}\n")[1], flags=re.MULTILINE)[0]
+
+
+def patches(text: str) -> list[str]:
+    return re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
+
+
+def apply(clone: Clone, patch: str) -> None:
+    (clone.folder / "patch.diff").write_text(patch)
+    scratch.git(clone.folder, "apply", "patch.diff")
+    (clone.folder / "patch.diff").unlink()
+
+
+@pytest.fixture
+def untouched(clone: Clone) -> Clone:
+    """A clone with the committed params, which the page's patches are for."""
+    (clone.folder / "params.yaml").write_bytes((scratch.ROOT / "params.yaml").read_bytes())
+    return clone
+
+
+def test_pictures_of_ones_own_go_the_whole_way(untouched: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone, text = untouched, section("Pictures of your own")
+    (script,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (clone.folder / "make_pictures.py").write_text(script)
+    drawings = clone.folder / "drawings"
+    monkeypatch.setattr(sys, "argv", ["make_pictures.py", str(drawings), "10", "4"])
+    runpy.run_path(str(clone.folder / "make_pictures.py"))
+    cut = drawings / "test/square/001.png"
+    cut.write_bytes(cut.read_bytes()[:200])
+    which, sizes = patches(text)
+    apply(clone, which)
+    assert "30 train, 12 test pictures of 3 classes" in clone.stage("fetch")
+    refused = clone.stage("preprocess", status=1)
+    assert re.search(r"2 of 42 pictures .* train/circle/007.bmp .*, test/square/001.png", refused)
+    assert not (clone.folder / files.TENSORS).exists()
+    (drawings / "train/circle/007.bmp").unlink()
+    cut.unlink()
+    clone.stage("fetch")
+    assert "validation_images 5000 leaves a class empty" in clone.stage("preprocess", status=1)
+    apply(clone, sizes)
+    clone.change(SMALL | {"preprocess": {"validation_images": 5}})
+    clone.dvc("repro")
+    assert clone.dvc("status").strip() == "Data and pipelines are up to date."
+    classes = pd.read_csv(clone.folder / "plots/classes.csv")
+    assert classes["class"].tolist() == ["circle", "square", "triangle"]
+    assert classes[["train", "val"]].sum(axis=1).tolist() == [9, 10, 10]
+    assert classes["test"].tolist() == [4, 3, 4]
+    weights, about = files.read_tensors(clone.folder / files.MODEL)
+    assert about["image_size"] == 64
+    assert weights["fc.bias"].shape == (3,)
+    network = onnx.load_from_string(clone.read("models/resnet50.onnx"))
+    shape = network.graph.input[0].type.tensor_type.shape.dim
+    assert [side.dim_value for side in shape[1:]] == [3, 64, 64]
+    card = clone.read("models/README.md").decode()
+    assert "own pictures" in card
+    assert "circle, square, triangle" in card
+    assert not re.search("cifar-?10|32 x 32", card, re.IGNORECASE)
+    told = clone.run("python", "-m", "tools.predict", "drawings/test", "--json")
+    assert len(told.splitlines()) == 11
+    assert {row["class"] for row in json.loads(told.splitlines()[0])["predictions"]} == set(classes["class"])
+    Image.new("L", (50, 70), 99).save(drawings / "train/square/another.png")
+    assert set(json.loads(clone.dvc("status", "--json"))) == {"fetch"}
+    clone.change({"fetch": {"dataset": "synthetic"}})  # and back: nothing of the pictures stays
+    clone.stage("fetch")
+    assert [path.name for path in (clone.folder / "data/raw").iterdir()] == [files.RAW.name]
+    assert "preprocess.image_size must be 32 (it is 64)" in clone.stage("preprocess", status=1)
+
+
+def test_the_patches_of_the_page_apply_together_and_do_what_it_says(untouched: Clone) -> None:
+    clone = untouched
+    found = patches(PAGE.split("\n## A network of your own\n")[1])
+    assert len(found) == 4
+    for patch in found:
+        apply(clone, patch)
+    tiny = {name: TINY[name] for name in ("fetch", "preprocess", "evaluate")}
+    clone.change(tiny | {"train": SMALL["train"] | {"batch_size": 50}})
+    clone.dvc("repro")
+    weights, about = files.read_tensors(clone.folder / files.MODEL)
+    assert about["model"] == {"name": "convnet", "width": 4}
+    assert weights["head.weight"].shape == (10, 32)
+    test = json.loads(clone.read("metrics/test.json"))
+    assert 1 >= test["test_top2"] >= test["test_accuracy"]
+    assert json.loads(clone.read("metrics/export.json"))["onnx_agreement"] == 1
+    card = clone.read("models/README.md").decode()
+    assert "# ConvNet for made-up shapes\n\nA plain network of four" in card
+    for told in ("with SGD", "`model.name`", "`optimizer.momentum`", "`augmentation.grey`", "- convnet\n"):
+        assert told in card
+    assert not re.search("resnet\n|bottleneck|torchvision", card, re.IGNORECASE)
+    clone.run("python", "-m", "tools.predict", "plots/samples.png", "--explain", "looked.png")
+    with Image.open(clone.folder / "looked.png") as drawn:
+        assert drawn.width > 100
+    grey, optimizer = clone.run("python", "-c", GREY, PYTHONPATH="src").split()
+    assert 20 <= int(grey) <= 60  # a tenth of 400
+    assert optimizer == "SGD"
