@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.conftest import Clone
-from tools import scratch
+from tools import scratch, sweep
 
 pytestmark = pytest.mark.slow
 SWEEP = ("python", "-m", "tools.sweep", "recipes/new.yaml")
@@ -108,6 +108,16 @@ def test_four_runs_on_two_jobs_one_killed_equal_runs_alone(finished: Clone, tmp_
     assert sum(text.count("is cached - skipping run") for text in consoles) == 3
     assert sum(text.count("Running stage 'train'") for text in consoles) == 5
     assert not list((clone.folder / ".dvc/tmp").glob("sweep-*"))
+
+
+def test_runs_at_a_time_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for jobs, given, used in [(1, None, None), (3, None, "2"), (9, None, "1"), (3, "5", "5")]:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if given:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert not list(sweep.here([], jobs))
+        assert os.environ.get("OMP_NUM_THREADS") == used
 
 
 def test_with_test_the_test_images_are_read_and_the_workspace_stays(finished: Clone, tmp_path: Path) -> None:

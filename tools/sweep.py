@@ -7,6 +7,7 @@ test images. What was stopped or killed goes on when the same command is given a
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -37,8 +38,10 @@ def experiments(recipe: Path, seeds: int, test: bool, start: Baseline) -> list[E
 def here(runs: list[Experiment], jobs: int) -> Ended:
     """Run experiments on this machine, `jobs` at a time; yield each when it has ended.
 
-    When this process is interrupted, the runs save their states and stop.
+    They share the processor's cores. When this process is interrupted, the runs save their states and stop.
     """
+    if jobs > 1:  # more threads than cores wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(run.run): run for run in runs}
         try:
