@@ -72,7 +72,8 @@ def test_the_tour_prints_what_it_says(demo: tuple[Clone, str]) -> None:
         if command.startswith(("make setup", "source ", "cd ")):
             assert not lines
             continue
-        output = printed if command == "make demo" else clone.run("bash", "-c", command)
+        status = 255 if any(line.startswith("error: ") for line in lines) else 0
+        output = printed if command == "make demo" else clone.run("bash", "-c", command, status=status)
         found = iter([told(line) for line in output.splitlines() if line.strip()])
         gap = False
         for line in map(told, lines):
@@ -84,3 +85,14 @@ def test_the_tour_prints_what_it_says(demo: tuple[Clone, str]) -> None:
             gap = False
         played += 1
     assert played > 10
+
+
+def test_the_readme_shows_what_the_tour_shows() -> None:
+    tour = {command: [*map(told, lines)] for command, lines in commands(TOUR.read_text())}
+    compared = 0
+    for command, lines in commands((scratch.ROOT / "README.md").read_text()):
+        rest = iter(tour[command] if lines else [])
+        for line in map(told, lines):
+            assert line == "..." or line in rest, f"{command}: {line!r}"
+            compared += 1
+    assert compared > 10

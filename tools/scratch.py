@@ -48,8 +48,14 @@ def clone(destination: Path, changes: Mapping[str, Any]) -> None:
 
 
 def change(path: Path, changes: Mapping[str, Any]) -> None:
-    """Put the values of nested `changes` into a YAML file, whose comments stay."""
+    """Put the values of nested `changes` into a YAML file, all of whose other lines stay as they are."""
     yaml = YAML()
+    yaml.default_flow_style = None  # a list of numbers stays on one line
+    yaml.indent(sequence=4, offset=2)
+    yaml.width = 1000
+    yaml.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     params = yaml.load(path)
     merge(params, changes)
     yaml.dump(params, path)
