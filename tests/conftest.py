@@ -20,9 +20,6 @@ from ruamel.yaml import YAML
 from tests import zygote
 from tools import scratch
 
-# One thread in each of the processes that `make test` runs side by side: more than cores wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 # Children to kill: forked from a process that has imported PyTorch already, so that each starts at once.
 FORK = multiprocessing.get_context("forkserver")
 os.environ["PYTHONPATH"] = str(scratch.ROOT)  # the server's children find the tests as this process does
