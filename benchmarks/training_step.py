@@ -208,6 +208,7 @@ def main() -> None:
     settings = memory.tunables()
     if settings and not ladder.cuda:
         calls["+ memory kept (what train does)"] = OtherProcess(settings)
+        calls["  memory given back, in a process of its own too"] = OtherProcess("")
     if ladder.cuda:
         calls["  stem padded to 4 channels"] = ladder.our_loop(
             compiled=True, deterministic=True, padded_stem=True

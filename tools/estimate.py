@@ -14,7 +14,7 @@ from tools.recipes import whole
 
 TRAINING_IMAGES = 50_000  # of CIFAR-10, before validation images are taken from them
 MEASURED = Path("benchmarks/results/training_step-cpu.json")
-MEASURED_ROW = "+ deterministic (what train does)"
+MEASURED_ROW = "+ memory kept (what train does)"
 # Images per second of ResNet50 on an A100: 2,470 at 224 pixels with PyTorch's AMP
 # (https://github.com/NVIDIA/DeepLearningExamples/tree/master/PyTorch/Classification/ConvNets/resnet50v1.5),
 # times 3.15, because an image takes 3.15 times fewer FLOPs here.
