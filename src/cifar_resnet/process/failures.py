@@ -28,8 +28,10 @@ def text(error: Exception) -> str:
 
 def _last_results() -> str:
     """Say how to get the results back that DVC removed, if this stage has written none of its own yet."""
-    stages = files.read_yaml(Path("dvc.lock"))["stages"] if Path("dvc.lock").exists() else {}
-    outs = [Path(out["path"]) for out in stages.get(os.environ.get("DVC_STAGE"), {}).get("outs", [])]
+    stage, lock = os.environ.get("DVC_STAGE"), Path("dvc.lock")
+    if stage is None or not lock.exists():
+        return ""
+    outs = [Path(out["path"]) for out in files.read_yaml(lock)["stages"].get(stage, {}).get("outs", [])]
     if not outs or any(out.is_file() or list(out.glob("*")) for out in outs):
         return ""
     return "; the last results are in DVC's cache: put the old value back and run `dvc repro`"
