@@ -1,6 +1,5 @@
 """Scratch clones with parameters so small that the six stages take seconds."""
 
-import atexit
 import copy
 import functools
 import multiprocessing
@@ -56,22 +55,19 @@ def clean_environment() -> dict[str, str]:
 
 @functools.cache
 def quick() -> Path:
-    """The folder of this test process's quick `python` and `dvc`, whose server ends with it."""
-    folder = Path(tempfile.mkdtemp(prefix="quick-"))
-    zygote.install(folder, sys.executable)
-    server = subprocess.Popen(
-        [sys.executable, zygote.__file__, str(folder / "socket")],
-        env=clean_environment(),
-        stdin=subprocess.PIPE,
-        cwd=folder,
-    )
-    atexit.register(shutil.rmtree, folder)
-    atexit.register(server.wait)
-    assert server.stdin is not None
-    atexit.register(server.stdin.close)
-    while not (folder / "socket").exists():  # it imports PyTorch meanwhile
-        assert server.poll() is None
-        time.sleep(0.05)
+    """The folder of the quick `python` and `dvc`; their server is one for all test processes."""
+    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    folder = Path(tempfile.gettempdir()) / f"quick-{owner}"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / "socket").exists():
+            zygote.install(folder, sys.executable)
+            command = [sys.executable, zygote.__file__, str(folder), str(owner)]
+            # Not a Popen, which complains when this process ends before it.
+            server = os.posix_spawn(sys.executable, command, clean_environment())
+            while not (folder / "socket").exists():  # it imports PyTorch meanwhile
+                assert os.waitpid(server, os.WNOHANG) == (0, 0)
+                time.sleep(0.05)
     return folder
 
 

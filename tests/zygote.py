@@ -3,7 +3,8 @@
 Most of a tiny run's time is importing PyTorch. `install` makes a folder with a `python` and a `dvc` that hand
 their work to this process over a socket: the child gets their arguments, environment, folder and the three
 standard files, runs the same module from the same clone, and ends with the status that they end with. Signals
-reach it, and it is killed when they are. Our own modules are not loaded before the fork.
+reach it, and it is killed when they are. Our own modules are not loaded before the fork. The process removes
+the folder and ends when the one that runs the tests has ended.
 """
 
 import array
@@ -13,6 +14,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -23,18 +25,24 @@ from typing import Any
 
 PRELOAD = (
     "captum.attr",
-    "dvc.cli",
-    "dvc.commands.repro",
-    "dvc.repo",
+    "dvc.cli.parser",
+    "dvc.repo.experiments.executor.local",
+    "dvc.repo.experiments.queue.tempdir",
+    "dvc.repo.experiments.run",
+    "filelock",
     "huggingface_hub",
+    "matplotlib.backends.backend_agg",
     "matplotlib.figure",
+    "networkx",
     "onnxruntime",
     "onnxscript",
     "pandas",
-    "pydantic",
+    "pydantic.main",
+    "requests",
+    "ruamel.yaml",
     "scipy.stats",
     "torch._dynamo",
-    "torch.onnx",
+    "torch.onnx._internal.exporter._core",
     "torchvision.transforms.v2",
 )
 CLIENT = """#!{python} -SE
@@ -67,17 +75,19 @@ def install(folder: Path, python: str) -> None:
         script.chmod(0o755)
 
 
-def serve(address: str) -> None:
-    """Import, then fork a child for each request until the standard input is closed."""
+def serve(folder: Path, owner: int) -> None:
+    """Import, then fork a child for each request until the process `owner` has ended."""
     for name in PRELOAD:
         __import__(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children end on their own
+    end = os.pidfd_open(owner)
     server = socket.socket(socket.AF_UNIX)
-    server.bind(address)
+    server.bind(str(folder / "socket"))
     server.listen(64)
     while True:
-        ready, _, _ = select.select([server.fileno(), 0], [], [])
-        if 0 in ready:
+        ready, _, _ = select.select([server.fileno(), end], [], [])
+        if end in ready:
+            shutil.rmtree(folder)
             return
         connection, _ = server.accept()
         if os.fork() == 0:
@@ -150,4 +160,4 @@ def _run(request: dict[str, Any], files: "array.array[int] | list[int]") -> int:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(Path(sys.argv[1]), int(sys.argv[2]))

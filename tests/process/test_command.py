@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,13 @@ def prepare(*stages: str) -> None:
         MAIN[stage]()
 
 
+@pytest.fixture
+def results(clone: Clone, finished: Clone) -> None:
+    """Copies of all outputs in `clone`."""
+    for folder in ("data", "models", "metrics", "plots"):
+        shutil.copytree(finished.folder / folder, clone.folder / folder, dirs_exist_ok=True)
+
+
 def test_unknown_name(clone: Clone, told: Told) -> None:
     text = (clone.folder / "params.yaml").read_text()
     (clone.folder / "params.yaml").write_text(text.replace("validation_images", "validation_image"))
@@ -90,8 +98,8 @@ def test_damaged_raw_file(damage: str, clone: Clone, told: Told) -> None:
         ("export", "data/tensors/test"),
     ],
 )
+@pytest.mark.usefixtures("results")
 def test_damaged_tensors(stage: str, file: str, clone: Clone, told: Told) -> None:
-    prepare("fetch", "preprocess", "train")
     path = clone.folder / f"{file}.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -158,31 +166,34 @@ def test_diverging_loss(clone: Clone, told: Told) -> None:
     assert not (clone.folder / "models").exists()
 
 
+@pytest.mark.usefixtures("results")
 def test_weights_of_another_width(clone: Clone, told: Told) -> None:
-    prepare("fetch", "preprocess", "train")
     tensors, about = files.read_tensors(clone.folder / files.MODEL)
     about["model"]["width"] = 8
     files.write_tensors(clone.folder / files.MODEL, tensors, about)
     assert "the weights do not fit a network of width 8" in told("evaluate")
 
 
+@pytest.mark.usefixtures("results")
 def test_weights_of_other_classes(clone: Clone, told: Told) -> None:
-    prepare("fetch", "preprocess", "train")
     tensors, about = files.read_tensors(clone.folder / files.MODEL)
     about["classes"] = about["classes"][::-1]
     files.write_tensors(clone.folder / files.MODEL, tensors, about)
     assert "was trained on" in told("evaluate")
 
 
-def test_export_before_evaluate(told: Told) -> None:
-    prepare("fetch", "preprocess", "train")
+@pytest.mark.usefixtures("results")
+def test_export_before_evaluate(clone: Clone, told: Told) -> None:
+    (clone.folder / "metrics/test.json").unlink()
     assert "metrics/test.json" in told("export")
 
 
+@pytest.mark.usefixtures("results")
 def test_an_onnx_file_that_computes_something_else(
     clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare("fetch", "preprocess", "duplicates", "train", "evaluate")
+    for path in (files.ONNX, files.CARD):
+        (clone.folder / path).unlink()
     predict = onnx_export.predict_onnx
     monkeypatch.setattr(onnx_export, "predict_onnx", lambda *given: predict(*given) * 1.01)
     with pytest.raises(onnx_export.DisagreementError, match=r"differ by .* is allowed.*the same for 100.00%"):
