@@ -55,7 +55,7 @@ def clean_environment() -> dict[str, str]:
 
 @functools.cache
 def quick() -> Path:
-    """The folder of the quick `python` and `dvc`; their server is one for all test processes."""
+    """The folder of the quick `python`, `dvc` and `torchrun`; their server is one for all test processes."""
     owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
     folder = Path(tempfile.gettempdir()) / f"quick-{owner}"
     folder.mkdir(exist_ok=True)
@@ -102,7 +102,7 @@ class Clone:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The quick `python` and `dvc` of tests.zygote first on the PATH, one thread, a cache of its own."""
+        """The quick commands of tests.zygote first on the PATH, one thread, a cache of its own."""
         return clean_environment() | {
             "PATH": os.pathsep.join([str(quick()), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "XDG_CACHE_HOME": str(self.cache),

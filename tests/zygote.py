@@ -1,14 +1,15 @@
-"""A process that has imported the heavy libraries once, and forks a child for each stage and DVC command.
+"""A process that has imported the heavy libraries once, and forks a child for each stage, tool and command.
 
-Most of a tiny run's time is importing PyTorch. `install` makes a folder with a `python` and a `dvc` that hand
-their work to this process over a socket: the child gets their arguments, environment, folder and the three
-standard files, runs the same module from the same clone, and ends with the status that they end with. Signals
-reach it, and it is killed when they are. Our own modules are not loaded before the fork. The process removes
-the folder and ends when the one that runs the tests has ended.
+Most of a tiny run's time is importing PyTorch. `install` makes a folder with a `python`, a `dvc` and a
+`torchrun` that hand their work to this process over a socket: the child gets their arguments, environment,
+folder and the three standard files, runs the same module from the same clone, and ends with the status that
+they end with. Signals reach it, and it is killed when they are. Our own modules are not loaded before the
+fork. The process removes the folder and ends when the one that runs the tests has ended.
 """
 
 import array
 import atexit
+import gc
 import io
 import json
 import os
@@ -25,30 +26,57 @@ from typing import Any
 
 PRELOAD = (
     "captum.attr",
+    "dulwich.porcelain",
+    "dvc._debug",
+    "dvc.cachemgr",
     "dvc.cli.parser",
+    "dvc.data_cloud",
     "dvc.repo.experiments.executor.local",
+    "dvc.repo.experiments.queue.celery",
     "dvc.repo.experiments.queue.tempdir",
     "dvc.repo.experiments.run",
+    "dvc.repo.graph",
+    "dvc.repo.index",
+    "dvc.repo.metrics.diff",
+    "dvc.repo.open_repo",
+    "dvc.repo.plots",
+    "dvc.repo.stage",
+    "dvc.utils.hydra",
+    "dvc.utils.strictyaml",
     "filelock",
-    "huggingface_hub",
+    "huggingface_hub.repocard",
+    "hydra.core.override_parser.overrides_parser",
+    "jinja2",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "networkx",
     "onnxruntime",
-    "onnxscript",
-    "pandas",
-    "pydantic.main",
+    "onnxscript.function_libs.torch_lib.ops",
+    "onnxscript.rewriter",
+    "pandas.io.formats.csvs",
+    "PIL.JpegImagePlugin",
+    "pydantic.fields",
+    "pydantic.type_adapter",
+    "pygit2",
     "requests",
     "ruamel.yaml",
+    "safetensors.torch",
     "scipy.stats",
     "torch._dynamo",
+    "torch._functorch._aot_autograd.graph_capture_wrappers",
+    "torch._inductor.codegen.cpp",
+    "torch.export._trace",
     "torch.onnx._internal.exporter._core",
+    "torch.onnx._internal.exporter._registration",
+    "torch.utils.serialization.config",
     "torchvision.transforms.v2",
+    "yaml",
 )
 CLIENT = """#!{python} -SE
 import json, os, signal, socket, sys
-words = sys.argv[1:] if {name!r} == "python" else ["-m", "dvc", *sys.argv[1:]]
-ours = words[:1] == ["-m"] and words[1].startswith(("stages.", "tools.", "dvc"))
+words = ["-m", {module!r}] * bool({module!r}) + sys.argv[1:]
+words = words[words[:1] == ["-u"]:]  # as torchrun starts its processes; what is forked buffers nothing
+ours = words[:1] == ["-m"] and words[1].startswith(("stages.", "tools.", "dvc", "torch.distributed.run"))
 if not ours or "REAL_PYTHON" in os.environ:
     os.execv({python!r}, [{python!r}, *words])
 server = socket.socket(socket.AF_UNIX)
@@ -68,10 +96,10 @@ sys.exit(status)
 
 
 def install(folder: Path, python: str) -> None:
-    """Write `python` and `dvc` into `folder`; they need a server on `folder`/socket."""
-    for name in ("python", "dvc"):
+    """Write `python`, `dvc` and `torchrun` into `folder`; they need a server on `folder`/socket."""
+    for name, module in (("python", ""), ("dvc", "dvc"), ("torchrun", "torch.distributed.run")):
         script = folder / name
-        script.write_text(CLIENT.format(python=python, name=name, address=str(folder / "socket")))
+        script.write_text(CLIENT.format(python=python, module=module, address=str(folder / "socket")))
         script.chmod(0o755)
 
 
@@ -79,6 +107,8 @@ def serve(folder: Path, owner: int) -> None:
     """Import, then fork a child for each request until the process `owner` has ended."""
     for name in PRELOAD:
         __import__(name)
+    gc.freeze()  # or a child's collector touches, and so copies, all the memory that it shares with us
+    sys.executable = str(folder / "python")  # for children that start others
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children end on their own
     end = os.pidfd_open(owner)
     server = socket.socket(socket.AF_UNIX)

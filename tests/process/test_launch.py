@@ -60,7 +60,7 @@ def test_two_hosts_without_a_common_folder(two: tuple[Clone, dict[str, bytes]], 
     other = subprocess.Popen(
         ["torchrun", *flags, "--node-rank", "1", "-m", "stages.train"],
         cwd=second.folder,
-        env=second.real_environment,
+        env=second.environment,
     )
     first.run("torchrun", *flags, "--node-rank", "0", "-m", "stages.train")
     assert other.wait(60) == 0

@@ -218,13 +218,12 @@ def wait_for_state(clone: Clone, process: "subprocess.Popen[str] | subprocess.Po
 def test_killed_dvc_leaves_a_trainer_that_the_next_repro_finds(finished: Clone, tmp_path: Path) -> None:
     """DVC does not stop its stage when it is killed itself."""
     clone = long(finished, tmp_path)
-    dvc = subprocess.Popen(
-        ["dvc", "repro"], cwd=clone.folder, env=clone.real_environment, stdout=subprocess.DEVNULL
-    )
+    command = ["dvc", "repro", "train"]
+    dvc = subprocess.Popen(command, cwd=clone.folder, env=clone.real_environment, stdout=subprocess.DEVNULL)
     wait_for_state(clone, dvc)
     dvc.kill()
     dvc.wait()
-    printed = clone.dvc("repro", status=255)
+    printed = clone.run(*command, status=255)
     found = re.search(r"the same run is being trained by process (\d+) on \S+ since", printed)
     assert found, printed
     os.kill(int(found[1]), signal.SIGTERM)
@@ -232,8 +231,7 @@ def test_killed_dvc_leaves_a_trainer_that_the_next_repro_finds(finished: Clone, 
     while Path(f"/proc/{found[1]}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    printed = clone.dvc("repro")
-    assert "resuming this run after" in printed
+    assert "resuming this run after" in clone.run(*command)
     resumed = {path: clone.read(path) for path in OUTPUTS}
     clone.dvc("repro", "--force", "--single-item", "train")
     assert {path: clone.read(path) for path in OUTPUTS} == resumed
@@ -243,7 +241,7 @@ def test_killed_dvc_leaves_a_trainer_that_the_next_repro_finds(finished: Clone, 
 def test_interrupted_experiment_in_a_temporary_folder_goes_on(finished: Clone, tmp_path: Path) -> None:
     """Ctrl-C reaches DVC and the stage; the next `dvc exp run --temp` starts in another folder."""
     clone = long(finished, tmp_path)
-    command = ["dvc", "exp", "run", "--temp", "--name", "kept"]
+    command = ["dvc", "exp", "run", "--temp", "--name", "kept", "train"]
     experiment = subprocess.Popen(
         command,
         cwd=clone.folder,
