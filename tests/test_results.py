@@ -11,7 +11,7 @@ from scipy import stats
 
 from tools import ablation, estimate, recipes, results, scratch, tables
 
-HARDWARE = {"device": "cpu x86_64", "processor": "P", "torch": "2", "python": "3"}
+HARDWARE = {"device": "cpu x86_64", "processor": "P", "instructions": "I", "torch": "2", "python": "3"}
 
 
 def sweep(accuracies: list[float], test: bool = False, **facts: Any) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def test_each_recipe_says_what_it_reached_and_how_it_was_run() -> None:
         ["quick", "test (10,000)", "89.00", "1"],
         ["tuned", "validation (1,000)", "92.00", "2"],
     ]
-    hardware = "P, PyTorch 2, Python 3"
+    hardware = "P, I, PyTorch 2, Python 3"
     assert cells(tables.circumstances(sweeps)) == [
         ["quick", "1", "`C`", "0123456", hardware, "2 (of 1 runs)", "0"],
         ["tuned", "2", "`C`", "0123456", hardware, "2 (of 2 runs)", "1"],

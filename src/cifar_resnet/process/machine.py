@@ -24,5 +24,7 @@ def processor() -> str:
 
 def line(hardware: dict[str, Any]) -> str:
     """Return what `describe` found in a line."""
-    device_name = "" if str(hardware["device"]).startswith("cpu") else f"{hardware['device']}, "
-    return f"{device_name}{hardware['processor']}, PyTorch {hardware['torch']}, Python {hardware['python']}"
+    processor, device_name = hardware["processor"], str(hardware["device"])
+    on_cpu = device_name.startswith("cpu")
+    where = f"{processor}, {hardware['instructions']}" if on_cpu else f"{device_name}, {processor}"
+    return f"{where}, PyTorch {hardware['torch']}, Python {hardware['python']}"
