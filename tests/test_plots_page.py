@@ -11,6 +11,7 @@ from PIL import Image
 from tests.browser import NEEDS_BROWSER, drawn, run, shown_page
 from tools import scratch
 
+pytestmark = pytest.mark.slow
 PAGE = (".dvc/config", ".dvc/.gitignore", "tools/plots_page.html")  # what git has of it
 
 DVC_YAML = """

@@ -137,6 +137,7 @@ def save_and_die(folder: Path, step: str, after: bool) -> None:
     checkpoint.save(folder, state(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_kill_in_any_step_of_a_save_leaves_a_good_state(step: str, after: bool, tmp_path: Path) -> None:
@@ -269,6 +270,7 @@ def test_a_folder_without_a_state_does_not_stay(tmp_path: Path) -> None:
     assert newest(tmp_path / "run") == 1
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_of_a_save_does_not_stay(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, state(1))
     process = FORK.Process(target=save_and_die, args=(tmp_path, "fsync", False))
@@ -312,6 +314,7 @@ def hold_until(folder: Path, held: Event) -> None:
         time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_second_holder_is_told_who_has_it_and_a_dead_one_does_not_hold(tmp_path: Path) -> None:
     held = FORK.Event()
     process = FORK.Process(target=hold_until, args=(tmp_path / "run", held))

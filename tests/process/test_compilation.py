@@ -31,6 +31,7 @@ def problem(cache: Path, **environment: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_missing_compiler_is_a_problem_that_is_named(tmp_path: Path) -> None:
     assert problem(tmp_path / "one") == "None"
     told = problem(tmp_path / "two", CXX="/nonexistent/g++")

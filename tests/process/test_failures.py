@@ -55,6 +55,7 @@ def fail(folder: Path, together: Barrier, number: int) -> None:
     assert failures.record(UserError(str(number) * 10_000))
 
 
+@pytest.mark.slow
 def test_of_processes_that_fail_at_once_one_is_kept_whole(tmp_path: Path) -> None:
     for trial in range(5):
         folder, together = tmp_path / str(trial), FORK.Barrier(6)

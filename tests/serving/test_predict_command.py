@@ -24,6 +24,7 @@ def environment() -> dict[str, str]:
     return dict(os.environ) | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_a_picture_comes_through_a_pipe(model: ResNet, model_path: Path) -> None:
     content = stored(picture(noise(32, 32)), "PNG").getvalue()
     words = command("-", "--model", str(model_path), "--json", "--top", "1")
@@ -35,6 +36,7 @@ def test_a_picture_comes_through_a_pipe(model: ResNet, model_path: Path) -> None
     assert predictions == {CLASSES[int(label)]: pytest.approx(share.item(), abs=1e-5)}
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_it_quietly(folder: Path, model_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -44,6 +46,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(folder: Path, model_path: Path)
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
+@pytest.mark.slow
 def test_a_name_that_the_terminal_cannot_show_is_escaped(folder: Path, model_path: Path) -> None:
     (folder / "b.png").rename(folder / "é.png")
     words = command(str(folder / "é.png"), "--model", str(model_path))

@@ -161,6 +161,7 @@ def test_memory_layout_and_the_given_images_do_not_matter() -> None:
     assert torch.equal(augment(images.to(memory_format=torch.channels_last), draws, padding=4), moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 def test_compiled_and_fused_with_normalization_it_gives_the_same(device: str) -> None:
     target, images = torch.device(device), random_images(200).contiguous(memory_format=torch.channels_last)

@@ -21,6 +21,7 @@ from cifar_resnet.training.state import TrainState, new_state
 from tests.conftest import FORK
 from tests.training.test_loop import EVERYTHING, TRAIN, VAL, config
 
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 
 

@@ -21,6 +21,7 @@ from cifar_resnet.training.loop import TrainLoss, fit
 from cifar_resnet.training.state import Record, TrainState, new_state, stop_reason, summary
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+WAYS = [pytest.param(False, id="eager"), pytest.param(True, id="compiled", marks=pytest.mark.slow)]
 SETTINGS: dict[str, Any] = {
     "seed": 3,
     "epochs": 3,
@@ -219,7 +220,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["reference", "everything"])
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("compiled", WAYS)
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_run_that_goes_on_from_any_yield_equals_the_unbroken_run(
     device: str, compiled: bool, options: dict[str, Any]
@@ -245,6 +246,7 @@ def test_a_run_that_goes_on_from_any_yield_equals_the_unbroken_run(
             assert torch.equal(tensor, unbroken.best_weights[name]), (stop, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["reference", "everything"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_compiled_training_equals_eager_training_within_rounding(
@@ -257,7 +259,7 @@ def test_compiled_training_equals_eager_training_within_rounding(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("compiled", WAYS)
 @pytest.mark.parametrize("device", DEVICES)
 def test_loss_and_gradient_of_a_step_are_those_of_a_plain_one_in_float64(
     device: str, compiled: bool, dtype: torch.dtype
