@@ -27,7 +27,6 @@ from typing import Any
 PRELOAD = (
     "captum.attr",
     "dulwich.porcelain",
-    "dvc._debug",
     "dvc.cachemgr",
     "dvc.cli.parser",
     "dvc.data_cloud",
@@ -63,22 +62,17 @@ PRELOAD = (
     "safetensors.torch",
     "scipy.stats",
     "torch._dynamo",
-    "torch._functorch._aot_autograd.graph_capture_wrappers",
-    "torch._inductor.codegen.cpp",
-    "torch.export._trace",
     "torch.onnx._internal.exporter._core",
-    "torch.onnx._internal.exporter._registration",
-    "torch.utils.serialization.config",
     "torchvision.transforms.v2",
     "yaml",
 )
 CLIENT = """#!{python} -SE
 import json, os, signal, socket, sys
-words = ["-m", {module!r}] * bool({module!r}) + sys.argv[1:]
-words = words[words[:1] == ["-u"]:]  # as torchrun starts its processes; what is forked buffers nothing
+given = {prefix!r} + sys.argv[1:]
+words = given[1:] if given[:1] == ["-u"] else given  # torchrun gives -u; what is forked buffers nothing
 ours = words[:1] == ["-m"] and words[1].startswith(("stages.", "tools.", "dvc", "torch.distributed.run"))
 if not ours or "REAL_PYTHON" in os.environ:
-    os.execv({python!r}, [{python!r}, *words])
+    os.execv({python!r}, [{python!r}, *given])
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 request = json.dumps({{"words": words, "env": dict(os.environ), "cwd": os.getcwd()}}).encode()
@@ -97,9 +91,9 @@ sys.exit(status)
 
 def install(folder: Path, python: str) -> None:
     """Write `python`, `dvc` and `torchrun` into `folder`; they need a server on `folder`/socket."""
-    for name, module in (("python", ""), ("dvc", "dvc"), ("torchrun", "torch.distributed.run")):
+    for name, *prefix in (("python",), ("dvc", "-m", "dvc"), ("torchrun", "-m", "torch.distributed.run")):
         script = folder / name
-        script.write_text(CLIENT.format(python=python, module=module, address=str(folder / "socket")))
+        script.write_text(CLIENT.format(python=python, prefix=prefix, address=str(folder / "socket")))
         script.chmod(0o755)
 
 
