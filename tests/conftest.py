@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 from ruamel.yaml import YAML
 
 from tests import zygote
@@ -31,6 +33,13 @@ FORK.set_forkserver_preload(
         "tests.process.test_resume",
     ]
 )
+
+# Time says nothing about a property: another test process may have the cores.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
+STARTS_A_PROCESS = {"os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen"}
+may_start_a_process = True
 
 TINY: dict[str, Any] = {
     "fetch": {"dataset": "synthetic", "synthetic": {"train_images": 500, "test_images": 100}},
@@ -149,8 +158,28 @@ class Clone:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts other processes: `make check` leaves it out."""
     for item in items:
-        if {"clone", "finished"}.intersection(getattr(item, "fixturenames", ())):
+        if {"clone", "finished", "official"}.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
+
+
+def forbid(event: str, arguments: tuple[Any, ...]) -> None:
+    """Stop a test without the mark slow that starts a process."""
+    if event in STARTS_A_PROCESS and not may_start_a_process:
+        raise RuntimeError(f"{event}{arguments[:2]}: a test that starts a process has the mark slow")
+
+
+sys.addaudithook(forbid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let only a test with the mark slow start processes, its fixtures included."""
+    global may_start_a_process
+    may_start_a_process = item.get_closest_marker("slow") is not None
+    try:
+        return (yield)
+    finally:
+        may_start_a_process = True
 
 
 @pytest.fixture

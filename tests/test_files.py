@@ -206,7 +206,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(section=st.sampled_from(sorted(CONFIGS)), data=st.data())
 def test_any_document_is_valid_or_refused_in_one_line(section: str, data: st.DataObject) -> None:
     params = committed()

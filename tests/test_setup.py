@@ -13,6 +13,8 @@ from packaging.specifiers import SpecifierSet
 
 from tools.scratch import ROOT
 
+pytestmark = pytest.mark.slow
+
 CUDA = re.compile(r"nvidia-.*|cuda-.*|triton")
 
 

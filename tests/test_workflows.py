@@ -12,6 +12,8 @@ from tests.conftest import Clone
 from tools import scratch
 from tools.scratch import ROOT
 
+pytestmark = pytest.mark.slow
+
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 

@@ -154,7 +154,7 @@ def test_bomb_is_refused_before_it_fills_the_memory(
     assert reason(bomb, out) == "it would unpack to more than 1048576 bytes"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     packed=st.booleans(),
     place=st.integers(0, 7),

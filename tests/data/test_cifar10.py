@@ -132,6 +132,7 @@ def test_hostile_files_are_refused_before_they_act(
     assert set(sys.modules) == modules
 
 
+@pytest.mark.slow
 def test_checksums_are_those_of_sha256sum_and_a_file_that_changed_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

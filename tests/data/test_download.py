@@ -42,7 +42,7 @@ def test_sound_server_sends_the_archive_once_and_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(st.lists(st.integers(1, HALF), max_size=8))
 @example([0, 0, 0, 0])
 @example([1])

@@ -100,7 +100,7 @@ def assert_equals_the_references(logits: Tensor, labels: Tensor) -> None:
     ties=st.booleans(),
     skill=st.sampled_from([0.0, 1.0, 4.0]),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_metrics_equal_torchmetrics_and_scikit_learn(
     seed: int, count: int, classes: int, ties: bool, skill: float
 ) -> None:

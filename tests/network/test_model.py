@@ -181,7 +181,7 @@ def test_building_and_restoring_leave_the_global_generator_alone() -> None:
     count=st.integers(1, 3),
     seed=st.integers(0, 2**31),
 )
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_networks_of_any_size_give_a_logit_per_class(
     width: int, blocks: tuple[int, int, int, int], classes: int, count: int, seed: int
 ) -> None:

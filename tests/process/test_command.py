@@ -238,7 +238,7 @@ def test_params_edited_while_training_runs(clone: Clone, told: Told, monkeypatch
     assert (clone.folder / "models/resnet50.safetensors").exists()
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     changes=st.fixed_dictionaries(
         {

@@ -109,7 +109,7 @@ def test_augment_equals_torchvision_at_the_edges_of_every_range(size: int) -> No
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_augment_equals_torchvision_anywhere(data: st.DataObject) -> None:
     padding = data.draw(st.integers(0, 32), "padding")
     offset = data.draw(st.tuples(st.integers(0, 2 * padding), st.integers(0, 2 * padding)), "offset")
