@@ -1,5 +1,7 @@
 """docs/gpu-run.md, every command of it: a run on another machine, brought back, checked and published."""
 
+import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -52,6 +54,35 @@ def test_the_results_are_those_of_the_other_machine(machines: dict[str, Clone], 
     for path in ("dvc.lock", "metrics/test.json", "plots/history.csv", "models/resnet50.safetensors"):
         assert home.read(path) == gpu.read(path) == finished.read(path)
     assert home.dvc("status", "--json", "train", "evaluate").strip() == "{}"
+
+
+def test_the_readme_and_the_results_say_what_the_run_reached(
+    machines: dict[str, Clone], tmp_path: Path
+) -> None:
+    home = machines["home"]
+    readme = home.read("README.md").decode()
+    test, train = (json.loads(home.read(f"metrics/{name}.json")) for name in ("test", "train"))
+    accuracy = f"{100 * test['test_accuracy']:.2f}"
+    assert f"**{accuracy} %** of the 100 test images right" in readme
+    assert f"epoch {train['best_epoch']} of 3" in readme
+    classes = list(csv.DictReader(home.read("plots/per_class.csv").decode().splitlines()))
+    ours = [accuracy, *(f"{100 * float(row['accuracy']):.1f}" for row in classes)]
+    (line,) = (line for line in readme.splitlines() if line.startswith("| here"))
+    assert line.replace("|", " ").split() == ["here", *ours]
+    assert "The best result measured so far" not in readme
+    assert (home.folder / "plots/mistakes.png").exists()
+    reference = json.loads(home.read("results/reference.json"))
+    assert reference["commit"] == scratch.git(machines["gpu"].folder, "rev-parse", "HEAD").strip()
+    (run,) = reference["runs"].values()
+    assert run["test"] == test
+    assert run["hardware"]["threads"] == 1
+    assert run["minutes"] > 0
+    assert re.search(r"\| reference +\| test \(100\)", home.read("docs/results.md").decode())
+    other = home.copy(tmp_path)
+    log = other.folder / "logs/train.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    printed = other.run("python", "-m", "tools.published", status=1)
+    assert printed.startswith("error: logs/train.jsonl does not hold all epochs")
 
 
 def test_a_fresh_clone_has_the_exact_model_and_need_not_train(

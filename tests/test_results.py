@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tools import ablation, estimate, recipes, results, scratch, tables
+from tools import ablation, estimate, published, recipes, results, scratch, tables
 
 HARDWARE = {"device": "cpu x86_64", "processor": "P", "instructions": "I", "torch": "2", "python": "3"}
 
@@ -40,10 +40,14 @@ def test_the_page_is_made_of_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert results.DOCUMENT.read_text() == results.page(), "run `python -m tools.results`"
 
 
-def test_the_readme_has_the_measured_numbers() -> None:
+def test_the_readme_has_the_measured_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (scratch.ROOT / "README.md").read_text()
     found = json.loads((scratch.ROOT / "metrics/duplicates.json").read_text())["duplicates"]
     assert f"({found} of CIFAR-10's 10,000," in readme
+    if (scratch.ROOT / published.REFERENCE).exists():
+        monkeypatch.chdir(scratch.ROOT)
+        assert published.block(json.loads(published.REFERENCE.read_text())) in readme
+        return
     quick = json.loads((scratch.ROOT / "results/quick.json").read_text())
     (accuracy,) = tables.values(quick, "test", "test_accuracy")
     assert f"for two CPU cores: {100 * accuracy:.1f} % of the test images right" in readme

@@ -16,7 +16,8 @@ TEMPLATE = "results.md.jinja"
 
 def read() -> dict[str, Sweep]:
     """Return what the sweeps wrote, by the name of the recipe."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    paths = sorted(path for path in RESULTS.glob("*.json") if path.name != "verify.json")  # a tolerance
+    return {path.stem: json.loads(path.read_text()) for path in paths}
 
 
 def outdated(sweeps: dict[str, Sweep]) -> dict[str, list[str]]:
