@@ -66,6 +66,7 @@ def test_the_notebook_shows_the_curves_and_the_mistakes(working: Path, finished:
 
 def test_the_notebook_leaves_the_model_to_download(working: Path, finished: Clone) -> None:
     with tarfile.open(working / "published.tar") as archive:
+        assert "logs" in archive.getnames()
         for path in ("models/resnet50.safetensors", "metrics/test.json", "dvc.lock", "plots/curves.png"):
             member = archive.extractfile(path)
             assert member is not None
