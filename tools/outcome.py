@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,12 @@ def outcome(experiment: Experiment, test: bool) -> dict[str, Any]:
     stages = ("data", "train", "test") if test else ("data", "train")
     found = {stage: json.loads(experiment.show(f"metrics/{stage}.json")) for stage in stages}
     history = pd.read_csv(io.StringIO(experiment.show("plots/history.csv")))
-    log = experiment.logs / "train.jsonl"
-    notes = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return {**found, **training(notes, history)}
+    return {**found, **training(read_log(experiment.logs / "train.jsonl"), history)}
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a train.jsonl; none when it is missing."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def training(notes: list[dict[str, Any]], history: pd.DataFrame) -> dict[str, Any]:

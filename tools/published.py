@@ -9,13 +9,11 @@ import json
 import re
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from cifar_resnet import files
 from cifar_resnet.files.params import UserError
 from cifar_resnet.process import command, machine
 from tools import results
-from tools.outcome import training
+from tools.outcome import read_log, training
 from tools.scratch import git
 from tools.tables import Sweep, markdown
 
@@ -53,8 +51,7 @@ def record(commit: str) -> Sweep:
     `commit`: of the code that ran. Raises UserError when the log does not hold all epochs of the run.
     """
     log = files.LOGS / "train.jsonl"
-    notes = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    run = training(notes, files.read_table("history"))
+    run = training(read_log(log), files.read_table("history"))
     if run["hardware"] is None:
         raise UserError(
             f"{log} does not hold all epochs of plots/history.csv: bring it from where the run was"
@@ -74,13 +71,7 @@ def block(reference: Sweep) -> str:
     for name, accuracy in accuracies.items():
         rows[0][str(name)] = f"{100 * accuracy:.1f}"
         rows[1][str(name)] = str(THEIRS.get(str(name), ""))
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 -- Markdown
-    )
-    return environment.get_template(TEMPLATE).render(
+    return results.TEMPLATES.get_template(TEMPLATE).render(
         run=run,
         train=run["train"],
         test=run["test"],
@@ -104,7 +95,10 @@ def main() -> None:
         reference = record(commit)
         REFERENCE.write_text(json.dumps(reference, indent=1) + "\n")
         results.DOCUMENT.write_text(results.page())
-        README.write_text(BLOCK.sub(lambda _: block(reference), README.read_text()))
+        text, found = BLOCK.subn(lambda _: block(reference), README.read_text())
+        if not found:
+            raise UserError(f"{README} lacks the two comments between which the run is described")
+        README.write_text(text)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,13 @@ from tools.tables import Sweep
 RESULTS = Path("results")
 DOCUMENT = Path("docs/results.md")
 TEMPLATE = "results.md.jinja"
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701 -- Markdown, not HTML
+)
 
 
 def read() -> dict[str, Sweep]:
@@ -41,14 +48,7 @@ def page() -> str:
     learnt = [
         accuracy for sweep in small.values() for accuracy in tables.values(sweep, "train", "train_accuracy")
     ]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 -- Markdown
-    )
-    return environment.get_template(TEMPLATE).render(
+    return TEMPLATES.get_template(TEMPLATE).render(
         accuracies=tables.accuracies(full),
         circumstances=tables.circumstances(full),
         unmeasured=tables.unmeasured(set(sweeps)),
