@@ -1,9 +1,9 @@
 """Train the first epochs of the published run again and compare them with plots/history.csv, digit for digit.
 
 The run is the one that dvc.lock records: the same tensors, the same params. On the hardware and versions of
-the published run every digit has to be the same. On others the differences have to lie within a measured
-tolerance (results/verify.json). Nothing is written. When the published weights are there, their test accuracy
-is computed again, too.
+the published run every digit has to be the same. On others the first epoch's differences have to lie within
+a measured tolerance (results/verify.json); later epochs drift apart from rounding alone and are only shown.
+Nothing is written. When the published weights are there, their test accuracy is computed again, too.
 """
 
 import argparse
@@ -102,10 +102,10 @@ def compare(here: pd.DataFrame, facts: dict[str, Any]) -> bool:
     for name in other:
         print(f"{name}: {run['hardware'].get(name)} in the published run, {facts.get(name)} here")
     allowed: dict[str, float] = json.loads(TOLERANCE.read_text())["tolerance"]
-    differences = (ours.astype(float) - published.astype(float)).abs().max()
+    differences = (ours.astype(float) - published.astype(float)).abs().iloc[0]
     outside = [name for name, most in allowed.items() if not differences[name] <= most]
     for name, most in allowed.items():
-        print(f"{name}: differs by {differences[name]:.2g}, {most:.2g} is allowed")
+        print(f"epoch 1, {name}: differs by {differences[name]:.2g}, {most:.2g} is allowed")
     print("outside the tolerance" if outside else "within what other hardware and versions change")
     return not outside
 
