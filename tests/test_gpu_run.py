@@ -80,7 +80,9 @@ def test_the_readme_and_the_results_say_what_the_run_reached(
     assert re.search(r"\| reference +\| test \(100\)", home.read("docs/results.md").decode())
     other = home.copy(tmp_path)
     (other.folder / "README.md").write_text(readme.replace("<!-- end -->", ""))
+    (other.folder / "results/reference.json").unlink()
     assert "README.md lacks the two comments" in other.run("python", "-m", "tools.published", status=1)
+    assert not (other.folder / "results/reference.json").exists()
     log = other.folder / "logs/train.jsonl"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
     printed = other.run("python", "-m", "tools.published", status=1)

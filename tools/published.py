@@ -93,12 +93,12 @@ def main() -> None:
     commit = parser.parse_args().commit or git(Path(), "rev-parse", "HEAD").strip()
     with command.one_line():
         reference = record(commit)
-        REFERENCE.write_text(json.dumps(reference, indent=1) + "\n")
-        results.DOCUMENT.write_text(results.page())
         text, found = BLOCK.subn(lambda _: block(reference), README.read_text())
         if not found:
             raise UserError(f"{README} lacks the two comments between which the run is described")
         README.write_text(text)
+        REFERENCE.write_text(json.dumps(reference, indent=1) + "\n")
+        results.DOCUMENT.write_text(results.page())
 
 
 if __name__ == "__main__":
