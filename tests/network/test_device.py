@@ -170,11 +170,21 @@ def test_a_device_is_called_what_people_call_it(monkeypatch: pytest.MonkeyPatch)
     assert describe(CPU) == "1 CPU core (AMD EPYC 9B14)"
 
 
-@pytest.mark.parametrize(("fast", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
-def test_auto_is_bfloat16_on_processors_that_multiply_it(
-    fast: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "amx", "avx512_bf16", "dtype"),
+    [
+        ("AMD EPYC 9B14", False, True, torch.bfloat16),
+        ("AMD EPYC 7B13", False, False, torch.float32),
+        ("Intel(R) Xeon(R) Processor", True, True, torch.bfloat16),
+        ("Intel(R) Xeon(R) Processor", False, True, torch.float32),  # slower than float32 there
+    ],
+)
+def test_auto_is_what_the_processor_multiplies_fast(
+    name: str, amx: bool, avx512_bf16: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    monkeypatch.setattr(device_module, "processor", lambda: name)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
     assert autocast_dtype("auto", CPU) == dtype
     assert autocast_dtype("auto", MPS) == torch.float32
 

@@ -44,8 +44,8 @@ def select_device(name: Device) -> torch.device:
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the type that convolutions and matrix products compute in on `device`.
 
-    `auto` is bfloat16 where the hardware multiplies it: CUDA from Ampere on, CPUs with AMX or AVX512-BF16. On
-    older CUDA it is float16, which Volta and Turing multiply.
+    `auto` is bfloat16 where the hardware multiplies it faster than float32: CUDA from Ampere on, CPUs with
+    AMX, AMD's with AVX512-BF16. On older CUDA it is float16, which Volta and Turing multiply.
     Raises UserError for bfloat16 where CUDA would only emulate it.
     """
     if device.type == "cuda" and precision in ("auto", "bfloat16"):
@@ -59,10 +59,20 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
             " float32 or auto"
         )
     if precision == "auto":
-        fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-        precision = "bfloat16" if fast else "float32"
+        precision = "bfloat16" if device.type == "cpu" and _multiplies_bfloat16() else "float32"
     dtype: torch.dtype = getattr(torch, precision)
     return dtype
+
+
+def _multiplies_bfloat16() -> bool:
+    """Return whether this processor multiplies bfloat16 faster than float32.
+
+    Intel's need AMX for it, which a virtual machine may hide: on an Emerald Rapids without it the reference
+    recipe's step took 1.5 times as long in bfloat16 (docs/performance.md).
+    """
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    return torch.cpu._is_avx512_bf16_supported() and "Intel" not in processor()
 
 
 def check_gradients(device: torch.device) -> None:
