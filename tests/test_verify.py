@@ -16,8 +16,8 @@ def published(finished: Clone, tmp_path: Path) -> Clone:
     (clone.folder / "results/reference.json").write_text(
         json.dumps({"runs": {"reference-0": {"hardware": hardware}}})
     )
-    tolerance = {"train_loss": 1e-3, "val_loss": 1e-3, "train_accuracy": 0.01, "val_accuracy": 0.01}
-    (clone.folder / "results/verify.json").write_text(json.dumps({"tolerance": tolerance}))
+    apart = {"train_loss": 5e-4, "val_loss": 5e-4, "train_accuracy": 0.005, "val_accuracy": 0.005}
+    (clone.folder / "results/verify.json").write_text(json.dumps([dict.fromkeys(apart, 0), apart]))
     return clone
 
 

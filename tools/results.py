@@ -23,7 +23,7 @@ TEMPLATES = Environment(
 
 def read() -> dict[str, Sweep]:
     """Return what the sweeps wrote, by the name of the recipe."""
-    paths = sorted(path for path in RESULTS.glob("*.json") if path.name != "verify.json")  # a tolerance
+    paths = sorted(path for path in RESULTS.glob("*.json") if path.name != "verify.json")  # first epochs
     return {path.stem: json.loads(path.read_text()) for path in paths}
 
 

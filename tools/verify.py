@@ -1,8 +1,8 @@
 """Train the first epochs of the published run again and compare them with plots/history.csv, digit for digit.
 
 The run is the one that dvc.lock records: the same tensors, the same params. On the hardware and versions of
-the published run every digit has to be the same. On others the first epoch's differences have to lie within
-a measured tolerance (results/verify.json); later epochs drift apart from rounding alone and are only shown.
+the published run every digit has to be the same. On others the first epoch may differ by twice what measured
+ones differ by (results/verify.json); later epochs drift apart from rounding alone and are only shown.
 Nothing is written. When the published weights are there, their test accuracy is computed again, too.
 """
 
@@ -31,8 +31,9 @@ from cifar_resnet.training.state import history_table, new_state
 
 HISTORY = Path("plots/history.csv")
 REFERENCE = Path("results/reference.json")
-TOLERANCE = Path("results/verify.json")
+FIRST_EPOCHS = Path("results/verify.json")  # of the reference recipe, on different hardware
 ACCURACY_TOLERANCE = 0.0005  # of the weights' test accuracy: five images of 10,000
+COMPARED = ["train_loss", "train_accuracy", "val_loss", "val_accuracy"]
 FACTS = ("device", "processor", "instructions", "threads", "torch", "cudnn", "precision", "compiled")
 
 
@@ -101,13 +102,17 @@ def compare(here: pd.DataFrame, facts: dict[str, Any]) -> bool:
         return False
     for name in other:
         print(f"{name}: {run['hardware'].get(name)} in the published run, {facts.get(name)} here")
-    allowed: dict[str, float] = json.loads(TOLERANCE.read_text())["tolerance"]
-    differences = (ours.astype(float) - published.astype(float)).abs().iloc[0]
-    outside = [name for name, most in allowed.items() if not differences[name] <= most]
-    for name, most in allowed.items():
-        print(f"epoch 1, {name}: differs by {differences[name]:.2g}, {most:.2g} is allowed")
-    print("outside the tolerance" if outside else "within what other hardware and versions change")
-    return not outside
+    measured = pd.DataFrame(json.loads(FIRST_EPOCHS.read_text()))[COMPARED]
+    first = pd.DataFrame(
+        {
+            "difference": (ours.astype(float) - published.astype(float)).abs().loc[0, COMPARED],
+            "allowed": 2 * (measured.max() - measured.min()),
+        }
+    )
+    print(f"epoch 1:\n{first.to_string(float_format='{:.2g}'.format)}")
+    within = bool((first["difference"] <= first["allowed"]).all())
+    print("within what other hardware and versions change" if within else "outside the tolerance")
+    return within
 
 
 def check_weights() -> bool:
