@@ -24,8 +24,8 @@ def main() -> None:
     folder = resume.resume_folder(config, [about["sha256"], val_about["sha256"]], target, compiled)
     with (
         launch.join(config.processes, target) as world,
-        resume.hold(folder, config, world),
         stopping.StopRequest(world) as stop,
+        resume.hold(folder, config, world),
     ):
         with device.naming_memory("train", config.batch_size), resume.Keeper(folder, target) as keeper:
             state = new_state(config, len(about["classes"]), target, dtype)

@@ -181,3 +181,26 @@ def test_an_error_of_the_connection_is_shown_as_what_it_is_and_once(
     assert printed.splitlines()[-1] == "torch.distributed.DistBackendError: broken cable"
     assert printed.count("Traceback") == 1
     assert not list((clone.cache / "cifar-resnet/resume").iterdir()), "it failed before its first save"
+
+
+def test_a_signal_that_meets_a_failed_process_leaves_no_empty_folder(
+    two: tuple[Clone, dict[str, bytes]], tmp_path: Path
+) -> None:
+    """The launcher ends the others by SIGTERM; one that fails because of the first may be leaving by then."""
+    clone = Clone(tmp_path / "clone", tmp_path / "cache")
+    (clone.folder / "data").symlink_to(two[0].folder / "data")
+    for name, line, fault in (
+        ("stages/train.py", "resume.restore(state, folder, world)", "raise RuntimeError('broken')"),
+        (
+            "src/cifar_resnet/process/checkpoint.py",
+            "if folder.exists() and not _states(folder):",
+            "os.kill(os.getpid(), 15)",
+        ),
+    ):
+        path = clone.folder / name
+        text = path.read_text()
+        (indent,) = re.findall(rf"^( +){re.escape(line)}$", text, re.M)
+        path.write_text(text.replace(f"{indent}{line}", f"{indent}{fault}\n{indent}{line}"))
+    printed = clone.stage("train", status=1)
+    assert printed.splitlines()[-1] == "RuntimeError: broken"
+    assert not list((clone.cache / "cifar-resnet/resume").iterdir())
