@@ -1,5 +1,6 @@
 """What the data looks like: images per class and split, channel statistics, sample images."""
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -25,16 +26,17 @@ def images_per_class(splits: Mapping[str, Images], class_names: list[str]) -> pd
 
 def channel_statistics(images: Tensor) -> pd.DataFrame:
     """Return mean and standard deviation of each channel of (N, 3, H, W) uint8 images, scaled to 0..1."""
-    # Exact: the counts of the 256 pixel values are integers.
+    # In integers, so that every processor rounds the same, exact numbers.
     counts = torch.zeros(3, 256, dtype=torch.int64)
     for part in images.split(1000):
         for channel, pixels in enumerate(part.transpose(0, 1).flatten(1)):
             counts[channel] += pixels.bincount(minlength=256)
-    value = torch.arange(256, dtype=torch.float64) / 255
-    share = counts.double() / counts[0].sum()
-    mean = share @ value
-    std = (share @ value**2 - mean**2).sqrt()
-    return pd.DataFrame({"channel": ["red", "green", "blue"], "mean": mean.numpy(), "std": std.numpy()})
+    value = torch.arange(256)
+    count = int(counts[0].sum())
+    sums, squares = ((counts * power).sum(1).tolist() for power in (value, value**2))
+    mean = [total / (255 * count) for total in sums]
+    std = [math.sqrt(count * s - t**2) / (255 * count) for s, t in zip(squares, sums, strict=True)]
+    return pd.DataFrame({"channel": ["red", "green", "blue"], "mean": mean, "std": std})
 
 
 def samples(data: Images, class_names: list[str], per_class: int = 8) -> Figure:
