@@ -21,7 +21,7 @@ def main() -> None:
     val_tensors, val_about = files.read_tensors(files.tensors_path("val"))
     train, val = Images(**train_tensors), Images(**val_tensors)
     train = concatenate([train, val]) if config.all_images else train
-    folder = resume.resume_folder(config, [about["sha256"], val_about["sha256"]], target, compiled)
+    folder = resume.resume_folder(config, [about["sha256"], val_about["sha256"]], target, dtype, compiled)
     with (
         launch.join(config.processes, target) as world,
         stopping.StopRequest(world) as stop,

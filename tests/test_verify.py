@@ -3,9 +3,17 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.conftest import Clone
+from tools.verify import COMPARED, FIRST_EPOCHS
+
+
+def test_the_first_epochs_that_set_the_tolerance_are_complete() -> None:
+    measured = pd.DataFrame(json.loads(FIRST_EPOCHS.read_text()))[COMPARED]
+    assert (measured.notna() & (measured > 0)).all(axis=None)
+    assert (measured.max() > measured.min()).all()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What is told of the data, against NumPy's figures and the known ones of CIFAR-10."""
 
 import io
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,15 @@ def test_official_files_hold_what_is_known_of_cifar10(official: Path) -> None:
     channels = channel_statistics(train.images)
     assert channels["mean"].tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
     assert channels["std"].tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=5e-5)
+
+
+def test_channel_statistics_are_rounded_exact_numbers() -> None:
+    images = random_images(7).images
+    pixels = [channel.flatten().tolist() for channel in images.transpose(0, 1)]
+    channels = channel_statistics(images)
+    assert channels["mean"].tolist() == [sum(values) / (255 * len(values)) for values in pixels]
+    std = [statistics.pstdev(values) / 255 for values in pixels]
+    assert channels["std"].tolist() == pytest.approx(std, rel=1e-15)
 
 
 def test_images_are_counted_per_class_and_split() -> None:

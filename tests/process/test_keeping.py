@@ -16,8 +16,10 @@ from tests.training.test_loop import config
 CPU = torch.device("cpu")
 
 
-def folder(settings: TrainConfig, data: list[str], compiled: bool = False) -> Path:
-    return resume.resume_folder(settings, data, CPU, compiled)
+def folder(
+    settings: TrainConfig, data: list[str], dtype: torch.dtype = torch.float32, compiled: bool = False
+) -> Path:
+    return resume.resume_folder(settings, data, CPU, dtype, compiled)
 
 
 def test_all_that_decides_a_bit_is_part_of_a_runs_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,13 +28,14 @@ def test_all_that_decides_a_bit_is_part_of_a_runs_name(monkeypatch: pytest.Monke
         folder(config(seed=4), ["train", "val"]),
         folder(config(), ["other", "val"]),
         folder(config(), ["train", "other"]),
+        folder(config(), ["train", "val"], torch.bfloat16),
         folder(config(), ["train", "val"], compiled=True),
     }
     monkeypatch.setattr(resume, "_code_digest", lambda: "other")
     names.add(folder(config(), ["train", "val"]))
     monkeypatch.setattr("cifar_resnet.network.device.fingerprint", lambda _: {"device": "other"})
     names.add(folder(config(), ["train", "val"]))
-    assert len(names) == 7
+    assert len(names) == 8
     assert folder(config(), ["train", "val"]) == folder(config(), ["train", "val"])
 
 

@@ -59,20 +59,19 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
             " float32 or auto"
         )
     if precision == "auto":
-        precision = "bfloat16" if device.type == "cpu" and _multiplies_bfloat16() else "float32"
+        precision = "bfloat16" if device.type == "cpu" and _bfloat16_is_faster() else "float32"
     dtype: torch.dtype = getattr(torch, precision)
     return dtype
 
 
-def _multiplies_bfloat16() -> bool:
+def _bfloat16_is_faster() -> bool:
     """Return whether this processor multiplies bfloat16 faster than float32.
 
-    Intel's need AMX for it, which a virtual machine may hide: on an Emerald Rapids without it the reference
-    recipe's step took 1.5 times as long in bfloat16 (docs/performance.md).
+    Intel's does so with AMX alone, which a virtual machine may hide: on an Emerald Rapids without it a step
+    of the reference recipe took 1.5 times as long in bfloat16 (docs/performance.md).
     """
-    if torch.cpu._is_amx_tile_supported():
-        return True
-    return torch.cpu._is_avx512_bf16_supported() and "Intel" not in processor()
+    amx, avx512 = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
+    return amx or (avx512 and "Intel" not in processor())
 
 
 def check_gradients(device: torch.device) -> None:

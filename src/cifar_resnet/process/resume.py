@@ -22,7 +22,9 @@ EPOCH_SECONDS = 30  # at least between saves at the end of epochs, which take 3 
 SHOWN = 3  # unfinished runs
 
 
-def resume_folder(config: TrainConfig, data: list[str], target: torch.device, compiled: bool) -> Path:
+def resume_folder(
+    config: TrainConfig, data: list[str], target: torch.device, dtype: torch.dtype, compiled: bool
+) -> Path:
     """Return the folder of this very run: its name hashes all that decides the run's bits.
 
     `data`: the SHA-256 of what it reads. It lies outside the workspace, which DVC clears before a stage runs
@@ -33,6 +35,7 @@ def resume_folder(config: TrainConfig, data: list[str], target: torch.device, co
         "data": data,
         "code": _code_digest(),
         "hardware": device.fingerprint(target),
+        "precision": str(dtype),  # `auto` is not the same everywhere
         "compiled": compiled,
     }
     return files.CACHE / "resume" / checkpoint.run_key(run)
