@@ -6,11 +6,12 @@ from cifar_resnet.files.params import UserError
 from cifar_resnet.images import Images
 from cifar_resnet.network import device, inference
 from cifar_resnet.network.classifier import read_classifier
-from cifar_resnet.process import command, gpus
+from cifar_resnet.process import command, gpus, resume
 
 
 def main() -> None:
     config = files.read_params("evaluate", metrics.EvaluateConfig)
+    resume.forget_recorded()
     device.make_deterministic(True)
     target = gpus.take(config.device)
     dtype = device.autocast_dtype(config.precision, target)

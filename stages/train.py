@@ -4,7 +4,7 @@ from cifar_resnet import files
 from cifar_resnet.files.params import UserError
 from cifar_resnet.images import Images, concatenate
 from cifar_resnet.network import classifier, device
-from cifar_resnet.process import checkpoint, command, hardware, launch, memory, progress, resume, stopping
+from cifar_resnet.process import command, hardware, launch, memory, progress, resume, stopping
 from cifar_resnet.training.config import TrainConfig
 from cifar_resnet.training.loop import fit
 from cifar_resnet.training.state import history_table, new_state, stop_reason, summary
@@ -53,7 +53,7 @@ def main() -> None:
         files.write_tensors(files.MODEL, state.best_weights, classifier.description(*made))
         files.write_table("history", history_table(state))
         files.write_metrics("train", summary(state, config))
-        checkpoint.remove(folder)
+        resume.finish(folder)
 
 
 if __name__ == "__main__":

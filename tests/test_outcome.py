@@ -3,6 +3,7 @@
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from tools.outcome import training
 
@@ -10,39 +11,42 @@ HISTORY = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [2.00000000000001, 1.5
 UNKNOWN = {"minutes": None, "interruptions": None, "hardware": None}
 
 
-def start(resumed: bool, threads: int = 1) -> dict[str, Any]:
-    return {"resumed": resumed, "device": "cpu", "threads": threads, "cudnn": None}
+def process(
+    begin: float, resumed: bool, *losses: float, first: int = 1, **facts: Any
+) -> list[dict[str, Any]]:
+    """What a process notes that runs for ten seconds, an epoch for each loss, and ends two seconds later."""
+    return [
+        {"time": begin, "resumed": resumed, "device": "cpu", "cudnn": None, **facts},
+        {"time": begin + 3, "first_step_seconds": 3.0},
+        *({"time": begin + 10, "epoch": first + n, "train_loss": loss} for n, loss in enumerate(losses)),
+        {"time": begin + 12, "ended": "status 143"},
+    ]
 
 
-def epoch(number: int, seconds: float, loss: float | None = None) -> dict[str, Any]:
-    known = loss if loss is not None else round(HISTORY["train_loss"][number - 1], 10)
-    return {"epoch": number, "train_loss": known, "seconds": seconds, "images_per_second": 9.0}
+def test_the_wall_time_of_all_processes_counts() -> None:
+    notes = process(0, False, 2.0) + process(100, True, threads=2) + process(200, True, 1.5, 1.25, first=2)
+    found = training(notes, HISTORY)
+    assert found == {
+        "minutes": pytest.approx(3 * 12 / 60),  # from the start, compiling and the part of an epoch too
+        "interruptions": 2,
+        "hardware": {"device": "cpu", "cudnn": None},
+    }
 
 
-def test_the_epochs_of_all_processes_count() -> None:
-    first = [start(False), {"first_step_seconds": 3.0}, epoch(1, 60)]
-    second, third = [start(True, threads=2), epoch(2, 30)], [start(True, threads=4), epoch(3, 30)]
-    found = training([*first, *second, *third], HISTORY)
-    assert (found["minutes"], found["interruptions"]) == (2, 2)
-    assert found["hardware"] == {"device": "cpu", "threads": 4, "cudnn": None}
+def test_of_a_killed_process_the_time_to_its_last_line_counts() -> None:
+    notes = process(0, False, 2.0, 1.5)[:-1] + process(100, True, 1.5, 1.25, first=2)
+    assert training(notes, HISTORY)["minutes"] == pytest.approx((10 + 12) / 60)
 
 
-def test_an_epoch_that_was_lost_with_its_state_counts_once() -> None:
-    notes = [start(False), epoch(1, 60), epoch(2, 60), start(True), epoch(2, 30), epoch(3, 30)]
-    assert training(notes, HISTORY)["minutes"] == 2
-
-
-def test_earlier_runs_of_the_same_name_do_not_count() -> None:
-    other = [start(False), epoch(1, 600, loss=3), start(True), *(epoch(n, 600, loss=3) for n in (2, 3))]
-    this = [start(False), *(epoch(n, 20) for n in (1, 2, 3))]
-    found = training([*other, *this], HISTORY)
-    assert (found["minutes"], found["interruptions"]) == (1, 0)
-    found = training([*this, *other], HISTORY)
-    assert (found["minutes"], found["interruptions"]) == (1, 0)
+def test_other_runs_of_the_same_name_do_not_count() -> None:
+    other = process(0, False, 3.0, 3.0, 3.0) + process(100, True)
+    this = process(500, False, 2.0, 1.5, 1.25)
+    for notes in ([*other, *this], [*this, *other]):
+        found = training(notes, HISTORY)
+        assert (found["minutes"], found["interruptions"]) == (pytest.approx(12 / 60), 0)
 
 
 def test_a_run_from_the_cache_without_its_log_has_no_minutes() -> None:
     assert training([], HISTORY) == UNKNOWN
-    other = [start(False), *(epoch(n, 600, loss=3) for n in (1, 2, 3))]
-    assert training(other, HISTORY) == UNKNOWN
-    assert training([start(False), epoch(1, 9), epoch(2, 9)], HISTORY) == UNKNOWN
+    assert training(process(0, False, 3.0, 3.0, 3.0), HISTORY) == UNKNOWN
+    assert training(process(0, False, 2.0, 1.5), HISTORY) == UNKNOWN

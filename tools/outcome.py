@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +31,30 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def training(notes: list[dict[str, Any]], history: pd.DataFrame) -> dict[str, Any]:
-    """Return the minutes of a run's epochs, how often it was resumed, and what its last process ran on.
+    """Return the minutes of a run, how often it was resumed, and what its last process ran on.
 
-    `notes`: the lines of train.jsonl, of earlier runs under the same name too. An epoch is this run's when
-    its training loss is the one in `history`. All is None when the log lacks an epoch, as when the run's
-    result was in DVC's cache.
+    `notes`: the lines of train.jsonl, of earlier runs under the same name too. A run begins with the line of
+    a process that did not resume; the last one whose epochs have the training losses of `history` counts.
+    Minutes are wall time, from the first to the last line of each process: compiling is part of it, and of a
+    process that was killed what came after its last epoch is not. All is None when the log lacks an epoch,
+    as when the run's result was in DVC's cache.
     """
-    table = pd.DataFrame(notes)
-    if not {"resumed", "train_loss"} <= set(table):
-        return dict.fromkeys(("minutes", "interruptions", "hardware"))
-    table["run"] = table["resumed"].eq(False).cumsum()  # lines of epochs have neither
-    epochs = table.dropna(subset=["epoch"]).merge(history, on="epoch", suffixes=("", "_kept"))
-    same = np.isclose(epochs["train_loss"], epochs["train_loss_kept"], rtol=0, atol=1e-9)  # JSON rounds
-    epochs = epochs[same].drop_duplicates("epoch", keep="last")
-    if len(epochs) < len(history):
-        return dict.fromkeys(("minutes", "interruptions", "hardware"))
-    starts = table[table["resumed"].notna() & (table["run"] == epochs["run"].max())]
-    return {
-        "minutes": float(epochs["seconds"].sum() / 60),
-        "interruptions": int(starts["resumed"].eq(True).sum()),
-        "hardware": {name: value for name, value in notes[starts.index[-1]].items() if name != "resumed"},
-    }
+    for run in reversed(_split(notes, lambda line: line.get("resumed") is False)):
+        processes = _split(run, lambda line: "resumed" in line)
+        losses = {line["epoch"]: line["train_loss"] for line in run if "train_loss" in line}
+        found = np.array([losses.get(epoch, np.nan) for epoch in history["epoch"]])
+        if np.isclose(found, history["train_loss"], rtol=0, atol=1e-9).all():  # JSON rounds
+            return {
+                "minutes": sum(lines[-1]["time"] - lines[0]["time"] for lines in processes) / 60,
+                "interruptions": len(processes) - 1,
+                "hardware": {
+                    name: value for name, value in processes[-1][0].items() if name not in ("resumed", "time")
+                },
+            }
+    return dict.fromkeys(("minutes", "interruptions", "hardware"))
+
+
+def _split(notes: list[dict[str, Any]], begins: Callable[[dict[str, Any]], bool]) -> list[list[Any]]:
+    """Return `notes` in parts that each begin with a line for which `begins` is true."""
+    starts = [number for number, line in enumerate(notes) if begins(line)]
+    return [notes[start:end] for start, end in pairwise([*starts, len(notes)])]

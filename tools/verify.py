@@ -80,7 +80,7 @@ def train(config: TrainConfig, epochs: int) -> tuple[pd.DataFrame, dict[str, Any
     images = concatenate([images, val]) if config.all_images else images
     state = new_state(config, len(about["classes"]), target, dtype)
     loop = fit(state, config, images.to(target), val.to(target), dtype, compiled)
-    with Progress(state, config, len(images.labels), chosen.facts()) as progress:
+    with Progress(state, config, len(images.labels), facts=None) as progress:
         while state.epoch < epochs:
             progress.update(*next(loop))
     return history_table(state), chosen.facts()

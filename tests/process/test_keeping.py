@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from cifar_resnet.process import checkpoint, resume
+from cifar_resnet.process import checkpoint, machine, resume
 from cifar_resnet.training.config import TrainConfig
 from cifar_resnet.training.distributed.world import ALONE, World
 from tests.training.test_loop import config
@@ -22,7 +22,9 @@ def folder(
     return resume.resume_folder(settings, data, CPU, dtype, compiled)
 
 
-def test_all_that_decides_a_bit_is_part_of_a_runs_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_decides_a_bit_is_part_of_a_runs_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = {
         folder(config(), ["train", "val"]),
         folder(config(seed=4), ["train", "val"]),
@@ -33,9 +35,20 @@ def test_all_that_decides_a_bit_is_part_of_a_runs_name(monkeypatch: pytest.Monke
     }
     monkeypatch.setattr(resume, "_code_digest", lambda: "other")
     names.add(folder(config(), ["train", "val"]))
+    cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr(machine, "CPUINFO", cpuinfo)
+    for model, flags in (
+        (143, "avx512f avx512_bf16"),
+        (143, "avx512f avx512_bf16 amx_bf16"),
+        (207, "avx512f"),
+    ):
+        core = f"processor\t: 0\ncpu family\t: 6\nmodel\t\t: {model}\nmodel name\t: Xeon\nflags\t\t: fpu {flags}\n"
+        cpuinfo.write_text(f"{core}\n{core}\n")
+        names.add(folder(config(), ["train", "val"]))
+    assert machine.processor() == "Xeon, family 6 model 207"
     monkeypatch.setattr("cifar_resnet.network.device.fingerprint", lambda _: {"device": "other"})
     names.add(folder(config(), ["train", "val"]))
-    assert len(names) == 8
+    assert len(names) == 11
     assert folder(config(), ["train", "val"]) == folder(config(), ["train", "val"])
 
 
@@ -87,8 +100,9 @@ def test_inside_a_long_epoch_a_state_is_saved_every_five_minutes(
 
 def test_the_lines_about_unfinished_runs_are_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in range(5):
-        with resume.hold(tmp_path / str(seed), config(seed=seed), ALONE):
-            checkpoint.save(tmp_path / str(seed), {"seed": seed}, "7-3")
+        folder = tmp_path / f"{seed:016x}"
+        with resume.hold(folder, config(seed=seed), ALONE):
+            checkpoint.save(folder, {"seed": seed}, "7-3")
     capsys.readouterr()
     with resume.hold(tmp_path / "new", config(seed=9), World(1, 2)):
         assert capsys.readouterr().out == ""
@@ -107,9 +121,10 @@ def test_the_lines_about_unfinished_runs_are_few(tmp_path: Path, capsys: pytest.
 def test_a_state_of_an_earlier_version_is_named_as_such(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with resume.hold(tmp_path / "old", config(), ALONE):
-        checkpoint.save(tmp_path / "old", {}, "7-3")
-        (state,) = (tmp_path / "old").glob("*.pt")
+    old = tmp_path / f"{0:016x}"
+    with resume.hold(old, config(), ALONE):
+        checkpoint.save(old, {}, "7-3")
+        (state,) = old.glob("*.pt")
         state.rename(state.with_name(state.name.replace(".7-3.", ".")))  # SERIAL.SHA256.pt
     capsys.readouterr()
     with resume.hold(tmp_path / "new", config(seed=9), ALONE):

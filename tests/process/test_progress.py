@@ -1,11 +1,13 @@
 """What a person is told of the speed is what this process did."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from cifar_resnet import files
 from cifar_resnet.process import progress
@@ -18,7 +20,7 @@ RECORD = {
     "val_accuracy": 0.5,
     "lr": 0.1,
 }
-CONFIG: Any = SimpleNamespace(epochs=5, batch_size=10)
+CONFIG: Any = SimpleNamespace(epochs=5, batch_size=10, processes=1)
 STEPS = 8  # an epoch
 
 
@@ -43,8 +45,9 @@ def finish(step: int, clock: list[float], capsys: pytest.CaptureFixture[str]) ->
         shown.update(state, None)  # a validation batch
         state.epoch, state.step = 3, 0
         shown.update(state, RECORD)
-    log = (files.LOGS / "train.jsonl").read_text().splitlines()[-1]
-    return capsys.readouterr().out.strip(), json.loads(log)
+    log = json.loads((files.LOGS / "train.jsonl").read_text().splitlines()[-2])
+    del log["time"]
+    return capsys.readouterr().out.strip(), log
 
 
 def test_the_rate_is_of_the_steps_of_this_process(
@@ -52,7 +55,7 @@ def test_the_rate_is_of_the_steps_of_this_process(
 ) -> None:
     line, log = finish(4, clock, capsys)
     assert line.endswith("  4.0 s  8 images/s"), "three steps after the first, which compiles, and validation"
-    assert log == {"epoch": 3, "train_loss": 1, "seconds": 4, "images_per_second": 7.5}
+    assert log == {**RECORD, "seconds": 4, "images_per_second": 7.5}
 
 
 def test_an_epoch_of_which_nothing_was_left_has_no_rate(
@@ -60,4 +63,33 @@ def test_an_epoch_of_which_nothing_was_left_has_no_rate(
 ) -> None:
     line, log = finish(STEPS, clock, capsys)
     assert line.endswith("validation loss 1.0000 accuracy 50.00%")
-    assert log == {"epoch": 3, "train_loss": 1}
+    assert log == RECORD
+
+
+def test_without_a_terminal_a_line_a_minute_says_where_training_is(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    state: Any = SimpleNamespace(epoch=0, step=0, totals=torch.zeros(2))
+    steps = 1000
+    with progress.Progress(state, CONFIG, steps * CONFIG.batch_size, None) as shown:
+        for _ in range(130):
+            clock[0] += 1
+            state.step += 1
+            state.totals[0] += 0.5
+            shown.update(state, None)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "epoch 1/5  step 62/1000  train loss 0.5000  10 images/s  at most 1:22:18 left"
+    assert "step 123/1000" in second
+    assert not list(files.LOGS.iterdir()), "nothing is logged without facts"
+
+
+def test_the_log_says_how_a_process_ended(clock: list[float]) -> None:
+    state: Any = SimpleNamespace(epoch=0, step=0)
+    endings: list[BaseException | None] = [None, SystemExit(143), KeyError("bug")]
+    for ending in endings:
+        with suppress(BaseException), progress.Progress(state, CONFIG, 80, {"device": "cpu"}):
+            if ending:
+                raise ending
+    lines = [json.loads(line) for line in (files.LOGS / "train.jsonl").read_text().splitlines()]
+    assert [line["ended"] for line in lines[1::2]] == ["finished", "status 143", "KeyError"]
+    assert all(line["resumed"] is False and line["device"] == "cpu" for line in lines[::2])

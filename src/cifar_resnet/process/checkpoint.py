@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -22,7 +23,10 @@ from cifar_resnet.files.params import UserError
 
 KEPT = 2
 HOLDER = "holder.json"
+DONE = "done.json"  # in the folder of a finished run
+DONE_DAYS = 7  # after which the folder of a finished run goes in any case
 LOOK = 1.0  # seconds that a lock may be taken by a process which only looks
+RUN = re.compile("[0-9a-f]{16}")  # a name that `run_key` gives
 
 
 def run_key(facts: dict[str, Any]) -> str:
@@ -118,6 +122,15 @@ def load(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return None, damaged
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """What a JSON file of ours says; nothing where it is missing or not whole."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
 @contextmanager
 def hold(folder: Path, about: dict[str, Any]) -> Iterator[None]:
     """Hold `folder` as the only process; the lock ends with the process, however that ends.
@@ -126,11 +139,11 @@ def hold(folder: Path, about: dict[str, Any]) -> Iterator[None]:
     Raises UserError that says who has it and since when.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / HOLDER
+    holder, lock = folder / HOLDER, folder / "lock"
     try:
-        with FileLock(folder / "lock", timeout=LOOK):
-            process = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
-            files.write_bytes(holder, json.dumps(about | process).encode())
+        with FileLock(lock, timeout=LOOK):
+            who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
+            files.write_bytes(holder, json.dumps(about | who).encode())
             for killed in folder.glob(".*.pt"):  # in the middle of a save
                 killed.unlink()
             try:
@@ -139,9 +152,13 @@ def hold(folder: Path, about: dict[str, Any]) -> Iterator[None]:
                 if folder.exists() and not _states(folder):
                     remove(folder)
     except Timeout:
-        who = json.loads(holder.read_text())
+        who = _read(holder)
+        known = {"pid", "host", "since"} <= who.keys()
+        process = (
+            f"process {who['pid']} on {who['host']} since {who['since']}" if known else "another process"
+        )
         raise UserError(
-            f"the same run is being trained by process {who['pid']} on {who['host']} since {who['since']};"
+            f"the same run is being trained by {process}, which has locked {lock};"
             " wait for it to end, or stop it and start again: nothing is lost"
         ) from None
 
@@ -154,25 +171,56 @@ class Unfinished(NamedTuple):
     label: str  # of its last state; empty where an earlier version of this code saved it
     saved: float  # seconds since 1970
     size: int  # bytes
+    done: dict[str, Any]  # what `finish` was given
+
+
+def _free(parent: Path) -> Iterator[Path]:
+    """Go through the folders of runs in `parent` that no process holds, holding each meanwhile."""
+    for folder in sorted(parent.iterdir()):
+        # One that is held is not left behind; one that is gone has just finished; one may be another user's.
+        with suppress(Timeout, FileNotFoundError, NotADirectoryError, PermissionError):
+            if RUN.fullmatch(folder.name) and folder.is_dir():
+                with FileLock(folder / "lock", timeout=0):
+                    yield folder
 
 
 def unfinished(parent: Path) -> list[Unfinished]:
     """Return the runs in `parent` that stopped after a save, the latest first."""
     found = []
-    for folder in parent.iterdir():
-        # One that is held is not left behind; one that is gone has just finished.
-        with suppress(Timeout, FileNotFoundError), FileLock(folder / "lock", timeout=0):
-            states = _states(folder)
-            if states:
-                about = json.loads((folder / HOLDER).read_text())
-                _, *label, _, _ = states[-1].name.split(".")
-                sizes = [path.stat().st_size for path in states]
-                found.append(
-                    Unfinished(folder, about, "".join(label), states[-1].stat().st_mtime, sum(sizes))
-                )
+    for folder in _free(parent):
+        if states := _states(folder):
+            _, *label, _, _ = states[-1].name.split(".")
+            sizes, saved = [path.stat().st_size for path in states], states[-1].stat().st_mtime
+            about, done = _read(folder / HOLDER), _read(folder / DONE)
+            found.append(Unfinished(folder, about, "".join(label), saved, sum(sizes), done))
     return sorted(found, key=lambda run: run.saved, reverse=True)
 
 
+def finish(folder: Path, model: str) -> None:
+    """Keep a finished run's last state until dvc.lock in the working folder has its model.
+
+    `model`: the MD5 of the model's file. DVC may fail to record it: its lock is taken, its cache is full.
+    """
+    for old in _states(folder)[:-1]:
+        old.unlink()
+    done = {"model": model, "clone": str(Path.cwd())}
+    files.write_bytes(folder / DONE, json.dumps(done).encode())
+
+
+def forget_recorded(parent: Path) -> None:
+    """Remove the finished runs in `parent` whose clone is gone or has recorded the model."""
+    for folder in _free(parent):
+        if done := _read(folder / DONE):
+            clone = Path(done["clone"])
+            lock = clone / "dvc.lock"
+            days = (time.time() - (folder / DONE).stat().st_mtime) / 86_400
+            if not clone.exists() or (lock.exists() and done["model"] in lock.read_text()):
+                remove(folder)
+            elif days > DONE_DAYS:
+                print(f"removing {folder}: that run finished {days:.0f} days ago, {lock} never got its model")
+                remove(folder)
+
+
 def remove(folder: Path) -> None:
-    """Forget a finished run."""
+    """Forget a run."""
     shutil.rmtree(folder)

@@ -1,6 +1,7 @@
 """What a command does around its work: usage, one line for what a user can put right, exit status."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,5 +32,8 @@ def run(stage: Callable[[], None], description: str | None) -> None:
     """Call `stage` as what `python -m stages.NAME` does."""
     parser = argparse.ArgumentParser(description=description, epilog="Settings are in params.yaml.")
     parser.add_argument(failures.TRACEBACK, action="store_true", help="show where an error came from")
-    with one_line(parser.parse_args().traceback):
+    arguments = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # each line at once, in a file too
+    with one_line(arguments.traceback):
         stage()

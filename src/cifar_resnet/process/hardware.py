@@ -1,11 +1,12 @@
 """What the train stage runs on: chosen, said in a line before anything else, and noted for its log."""
 
+import os
 from typing import Any, NamedTuple
 
 import torch
 
 from cifar_resnet.network import device
-from cifar_resnet.process import compilation, gpus, machine
+from cifar_resnet.process import compilation, gpus, machine, memory
 from cifar_resnet.training.config import TrainConfig
 
 
@@ -17,8 +18,14 @@ class Hardware(NamedTuple):
     compiled: bool
 
     def facts(self) -> dict[str, Any]:
-        """Return what the log and results/*.json say of the hardware and the versions."""
-        return machine.describe(self.target) | {"precision": str(self.dtype), "compiled": self.compiled}
+        """Return what the log and results/*.json say of the hardware, the versions and the code."""
+        return {
+            **machine.describe(self.target),
+            "precision": str(self.dtype),
+            "compiled": self.compiled,
+            "malloc": os.environ.get(memory.TUNABLES),
+            **machine.code(),
+        }
 
 
 def prepare(config: TrainConfig) -> Hardware:

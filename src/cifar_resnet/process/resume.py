@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,7 @@ from typing import Any
 import torch
 
 from cifar_resnet import files
-from cifar_resnet.network import device
-from cifar_resnet.process import checkpoint
+from cifar_resnet.process import checkpoint, machine
 from cifar_resnet.training.config import TrainConfig
 from cifar_resnet.training.distributed.world import World
 from cifar_resnet.training.state import TrainState
@@ -20,6 +20,11 @@ from cifar_resnet.training.state import TrainState
 SAVE_SECONDS = 300  # between saves inside a long epoch: the most work that a kill can cost
 EPOCH_SECONDS = 30  # at least between saves at the end of epochs, which take 3 s on a fast GPU
 SHOWN = 3  # unfinished runs
+
+
+def folder_of_runs() -> Path:
+    """Return where the states of all runs lie: on a disk that outlives the machine if XDG_CACHE_HOME is."""
+    return files.CACHE / "resume"
 
 
 def resume_folder(
@@ -34,11 +39,11 @@ def resume_folder(
         "params": config.model_dump(mode="json"),
         "data": data,
         "code": _code_digest(),
-        "hardware": device.fingerprint(target),
+        "hardware": machine.fingerprint(target),
         "precision": str(dtype),  # `auto` is not the same everywhere
         "compiled": compiled,
     }
-    return files.CACHE / "resume" / checkpoint.run_key(run)
+    return folder_of_runs() / checkpoint.run_key(run)
 
 
 def _code_digest() -> str:
@@ -59,6 +64,8 @@ def hold(folder: Path, config: TrainConfig, world: World) -> Iterator[None]:
         yield
         return
     params = config.model_dump(mode="json")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.forget_recorded(folder.parent)
     with checkpoint.hold(folder, {"params": params}):
         others = [run for run in checkpoint.unfinished(folder.parent) if run.folder != folder]
         for run in others[:SHOWN]:
@@ -70,6 +77,11 @@ def hold(folder: Path, config: TrainConfig, world: World) -> Iterator[None]:
 
 def _left_behind(run: checkpoint.Unfinished, params: dict[str, Any]) -> str:
     """Return a line about an unfinished run beside one with `params`: what it is, how to take it up."""
+    if run.done:
+        return (
+            f"a finished run is kept, {run.size / 1e6:,.0f} MB: {run.done['clone']}/dvc.lock lacks its model;"
+            f" `dvc repro` there ends at once, or `dvc commit train`; `rm -r {run.folder}` forgets it"
+        )
     theirs, ours = _flat(run.about.get("params", {})), _flat(params)
     changed = [f"{name}: {value!r}" for name, value in theirs.items() if ours.get(name) != value]
     back = f"train.{', train.'.join(changed)} in params.yaml" if changed else "its code, data and machine"
@@ -118,4 +130,22 @@ def restore(state: TrainState, folder: Path, world: World) -> None:
     saved = world.broadcast(saved)
     if saved:
         state.load_state_dict(saved)
-        print(f"resuming this run after {state.epoch} epochs and {state.step} steps, found in {folder}")
+        finished = (folder / checkpoint.DONE).exists()
+        length = f"{state.epoch} epochs and {state.step} steps, found in {folder}"
+        why = ": it had finished, but dvc.lock does not have its model" if finished else ""
+        print(f"resuming this run after {length}{why}")
+
+
+def finish(folder: Path) -> None:
+    """Let go of a finished run; under DVC its last state stays until dvc.lock has the model."""
+    if "DVC_STAGE" in os.environ:
+        with files.MODEL.open("rb") as file:
+            checkpoint.finish(folder, hashlib.file_digest(file, "md5").hexdigest())
+    else:
+        checkpoint.remove(folder)
+
+
+def forget_recorded() -> None:
+    """Remove the states of finished runs that DVC has recorded meanwhile."""
+    if folder_of_runs().exists():
+        checkpoint.forget_recorded(folder_of_runs())
