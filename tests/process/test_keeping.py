@@ -37,13 +37,9 @@ def test_all_that_decides_a_bit_is_part_of_a_runs_name(
     names.add(folder(config(), ["train", "val"]))
     cpuinfo = tmp_path / "cpuinfo"
     monkeypatch.setattr(machine, "CPUINFO", cpuinfo)
-    for model, flags in (
-        (143, "avx512f avx512_bf16"),
-        (143, "avx512f avx512_bf16 amx_bf16"),
-        (207, "avx512f"),
-    ):
-        core = f"processor\t: 0\ncpu family\t: 6\nmodel\t\t: {model}\nmodel name\t: Xeon\nflags\t\t: fpu {flags}\n"
-        cpuinfo.write_text(f"{core}\n{core}\n")
+    for model, flags in ((143, "avx512_bf16"), (143, "avx512_bf16 amx_bf16"), (207, "avx512_bf16")):
+        core = f"processor\t: 0\ncpu family\t: 6\nmodel\t\t: {model}\nmodel name\t: Xeon\n"
+        cpuinfo.write_text(f"{core}flags\t\t: fpu {flags}\n\n" * 2)
         names.add(folder(config(), ["train", "val"]))
     assert machine.processor() == "Xeon, family 6 model 207"
     monkeypatch.setattr("cifar_resnet.network.device.fingerprint", lambda _: {"device": "other"})
