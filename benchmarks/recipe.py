@@ -1,14 +1,14 @@
-"""What the benchmarks run: the reference recipe of params.yaml, on made-up images."""
+"""What the benchmarks run: the original recipe, on synthetic images."""
 
 import torch
-from ruamel.yaml import YAML
 
 from benchmarks.report import RESULTS
 from cifar_resnet.images import Images
 from cifar_resnet.randomness import generator
 from cifar_resnet.training.config import TrainConfig
+from tools import recipes
 
-CONFIG = TrainConfig(**YAML(typ="safe").load(RESULTS.parents[1] / "params.yaml")["train"])
+CONFIG = TrainConfig(**recipes.read_recipe(RESULTS.parents[1] / "recipes/original.yaml")["train"])
 
 
 def noise(count: int, device: torch.device) -> Images:

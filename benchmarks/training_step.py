@@ -1,4 +1,4 @@
-"""Training steps of the reference recipe: the usual loop, then each of our ingredients added in turn."""
+"""Training steps of the original recipe: the usual loop, then each of our ingredients added in turn."""
 
 import os
 import subprocess

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from ruamel.yaml import YAML
 
 from tests import zygote
-from tools import scratch
+from tools import recipes, scratch
 
 # Children to kill: forked from a process that has imported PyTorch already, so that each starts at once.
 FORK = multiprocessing.get_context("forkserver")
@@ -41,18 +41,21 @@ settings.load_profile("any machine")
 STARTS_A_PROCESS = {"os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen"}
 may_start_a_process = True
 
-TINY: dict[str, Any] = {
-    "fetch": {"dataset": "synthetic", "synthetic": {"train_images": 500, "test_images": 100}},
-    "preprocess": {"validation_images": 100},
-    "train": {
-        "epochs": 3,
-        "batch_size": 50,
-        "device": "cpu",
-        "compile": False,
-        "model": {"width": 4, "blocks": [1, 1, 1, 1]},
+TINY: dict[str, Any] = recipes.overlaid(
+    recipes.read_recipe(scratch.ROOT / "recipes/original.yaml"),
+    {
+        "fetch": {"dataset": "synthetic", "synthetic": {"train_images": 500, "test_images": 100}},
+        "preprocess": {"validation_images": 100},
+        "train": {
+            "epochs": 3,
+            "batch_size": 50,
+            "device": "cpu",
+            "compile": False,
+            "model": {"width": 4, "blocks": [1, 1, 1, 1]},
+        },
+        "evaluate": {"device": "cpu"},
     },
-    "evaluate": {"device": "cpu"},
-}
+)
 
 
 def clean_environment() -> dict[str, str]:

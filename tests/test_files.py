@@ -57,29 +57,6 @@ def write_changed(changes: dict[str, Any]) -> None:
     YAML().dump(params, Path("params.yaml"))
 
 
-def test_the_committed_params_are_the_reference_recipe() -> None:
-    write_params((ROOT / "params.yaml").read_text())
-    train = files.read_params("train", TrainConfig)
-    assert (train.epochs, train.batch_size, train.patience) == (50, 256, 10)
-    assert (train.model.width, train.model.blocks) == (64, (3, 4, 6, 3))
-    assert (train.optimizer.lr, train.optimizer.betas, train.optimizer.weight_decay) == (
-        0.001,
-        (0.9, 0.999),
-        0.01,
-    )
-    assert train.augmentation.model_dump() == {"flip": 0.5, "rotation": 20, "padding": 4, "cutout": 0}
-    assert (train.all_images, train.zero_gamma, train.optimizer.decay_all) == (False, False, True)
-    assert (train.label_smoothing, train.ema_decay) == (0, 0)
-    assert train.schedule.model_dump() == {"shape": "constant", "warmup": 0}
-    assert train.mixing.model_dump() == {"cutmix": 0, "mixup": 0, "plain_epochs": 0}
-    assert train.normalization.mean == (0.485, 0.456, 0.406)
-    assert train.normalization.std == (0.229, 0.224, 0.225)
-    assert files.read_params("preprocess", PreprocessConfig).validation_images == 5000
-    assert files.read_params("fetch", FetchConfig).dataset == "cifar10"
-    assert files.read_params("evaluate", EvaluateConfig)
-    assert files.read_params("export", ExportConfig).images == 1000
-
-
 def test_a_section_is_read_as_it_stands() -> None:
     write_params("train: {optimizer: {lr: 1e-3}, anything: [1, two]}")
     assert files.read_section("train") == {"optimizer": {"lr": 0.001}, "anything": [1, "two"]}

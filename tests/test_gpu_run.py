@@ -63,30 +63,42 @@ def test_the_readme_and_the_results_say_what_the_run_reached(
     readme = home.read("README.md").decode()
     test, train = (json.loads(home.read(f"metrics/{name}.json")) for name in ("test", "train"))
     accuracy = f"{100 * test['test_accuracy']:.2f}"
-    assert f"**{accuracy} %** of the 100 test images right" in readme
-    assert f"epoch {train['best_epoch']} of 3" in readme
-    classes = list(csv.DictReader(home.read("plots/per_class.csv").decode().splitlines()))
-    ours = [accuracy, *(f"{100 * float(row['accuracy']):.1f}" for row in classes)]
-    (line,) = (line for line in readme.splitlines() if line.startswith("| here"))
-    assert line.replace("|", " ").split() == ["here", *ours]
-    assert "The best result measured so far" not in readme
-    assert (home.folder / "plots/mistakes.png").exists()
-    reference = json.loads(home.read("results/reference.json"))
-    assert reference["commit"] == scratch.git(machines["gpu"].folder, "rev-parse", "HEAD").strip()
-    (run,) = reference["runs"].values()
-    assert run["test"] == test
+    table, classes = (line for line in readme.splitlines() if line.startswith("| default "))
+    assert f"| **{accuracy}** (" in table
+    assert "`dvc repro`" in table
+    rows = csv.DictReader(home.read("plots/per_class.csv").decode().splitlines())
+    ours = [f"{100 * float(row['accuracy']):.1f}" for row in rows]
+    assert classes.replace("|", " ").split() == ["default", *ours]
+    assert "has no result here yet" not in readme
+    assert "dvc pull -r released models/resnet50.safetensors" in readme
+    record = json.loads(home.read("results/default.json"))
+    assert record["commit"] == scratch.git(machines["gpu"].folder, "rev-parse", "HEAD").strip()
+    (run,) = record["runs"].values()
+    assert (run["test"], run["train"]) == (test, train)
     assert run["hardware"]["threads"] == 1
     assert run["minutes"] > 0
-    assert re.search(r"\| reference +\| test \(100\)", home.read("docs/results.md").decode())
-    other = home.copy(tmp_path)
-    (other.folder / "README.md").write_text(readme.replace("<!-- end -->", ""))
-    (other.folder / "results/reference.json").unlink()
-    assert "README.md lacks the two comments" in other.run("python", "-m", "tools.published", status=1)
-    assert not (other.folder / "results/reference.json").exists()
-    log = other.folder / "logs/train.jsonl"
-    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
-    printed = other.run("python", "-m", "tools.published", status=1)
-    assert printed.startswith("error: logs/train.jsonl does not hold all epochs")
+    log = [json.loads(line) for line in home.read("results/default.log.jsonl").decode().splitlines()]
+    assert [line["epoch"] for line in log if "epoch" in line] == [1, 2, 3]
+    assert re.search(r"\| default +\| test \(100\)", home.read("docs/results.md").decode())
+
+
+def test_an_incomplete_record_is_refused(machines: dict[str, Clone], tmp_path: Path) -> None:
+    home = machines["home"].copy(tmp_path)
+    readme, log = home.folder / "README.md", home.folder / "logs/train.jsonl"
+    whole, lines = readme.read_text(), log.read_text()
+    record = home.folder / "results/default.json"
+    record.unlink()
+    resumed = json.loads(lines.splitlines()[0]) | {"resumed": True, "threads": 64}
+    for page, notes, told in (
+        (whole.replace("<!-- end -->", ""), lines, "README.md lacks the two comments"),
+        (whole, lines.replace('"epoch":2', '"epoch":9'), "logs/train.jsonl does not hold all epochs"),
+        (whole, lines.replace('"commit"', '"was"'), 'commit is "missing"'),
+        (whole, f"{lines}{json.dumps(resumed)}\n", "threads is 1 and 64"),
+    ):
+        readme.write_text(page)
+        log.write_text(notes)
+        assert told in home.run("python", "-m", "tools.results", "--record", status=1)
+        assert not record.exists()
 
 
 def test_a_fresh_clone_has_the_exact_model_and_need_not_train(

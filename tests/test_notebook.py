@@ -31,7 +31,7 @@ def working(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "temporary").mkdir()
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
-    ours = {"REPOSITORY": str(finished.folder), "TMPDIR": str(folder / "temporary"), "RECIPE": "reference"}
+    ours = {"REPOSITORY": str(finished.folder), "TMPDIR": str(folder / "temporary"), "RECIPE": "default"}
     client.execute(env=finished.environment | ours | {"XDG_CACHE_HOME": str(folder / "cache")})
     (folder / "ran.ipynb").write_text(json.dumps(notebook))
     return folder

@@ -8,7 +8,7 @@ import pytest
 from tools.outcome import training
 
 HISTORY = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [2.00000000000001, 1.5, 1.25], "lr": 0.1})
-UNKNOWN = {"minutes": None, "interruptions": None, "hardware": None}
+UNKNOWN: tuple[dict[str, None], list[Any]] = ({"minutes": None, "interruptions": None, "hardware": None}, [])
 
 
 def process(
@@ -25,7 +25,8 @@ def process(
 
 def test_the_wall_time_of_all_processes_counts() -> None:
     notes = process(0, False, 2.0) + process(100, True, threads=2) + process(200, True, 1.5, 1.25, first=2)
-    found = training(notes, HISTORY)
+    found, lines = training(notes, HISTORY)
+    assert lines == notes
     assert found == {
         "minutes": pytest.approx(3 * 12 / 60),  # from the start, compiling and the part of an epoch too
         "interruptions": 2,
@@ -35,14 +36,15 @@ def test_the_wall_time_of_all_processes_counts() -> None:
 
 def test_of_a_killed_process_the_time_to_its_last_line_counts() -> None:
     notes = process(0, False, 2.0, 1.5)[:-1] + process(100, True, 1.5, 1.25, first=2)
-    assert training(notes, HISTORY)["minutes"] == pytest.approx((10 + 12) / 60)
+    assert training(notes, HISTORY)[0]["minutes"] == pytest.approx((10 + 12) / 60)
 
 
 def test_other_runs_of_the_same_name_do_not_count() -> None:
     other = process(0, False, 3.0, 3.0, 3.0) + process(100, True)
     this = process(500, False, 2.0, 1.5, 1.25)
     for notes in ([*other, *this], [*this, *other]):
-        found = training(notes, HISTORY)
+        found, lines = training(notes, HISTORY)
+        assert lines == this
         assert (found["minutes"], found["interruptions"]) == (pytest.approx(12 / 60), 0)
 
 

@@ -1,5 +1,7 @@
 """Recipes: what they say, and that they are what params.yaml and DVC take."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,31 @@ train:
 evaluate:
   flip: true
 """
+
+
+# What decides a recipe's result, and the SHA-256 of its values: they are those of the runs in results/.
+DECIDING = ("fetch.dataset", "fetch.synthetic", "preprocess", "train", "evaluate")
+VALUES = {
+    "ablation-all": "42f93c0c0a7d",
+    "ablation-constant-rate": "f9e1781096fb",
+    "ablation-cutout": "09dcb1feaafb",
+    "ablation-decay-all": "f7d4580f3194",
+    "ablation-mixup": "2b237be57469",
+    "ablation-no-average": "c2328753b4c2",
+    "ablation-no-cutmix": "484c253d5842",
+    "ablation-no-label-smoothing": "86d4cf3194b4",
+    "ablation-no-warmup": "9dacb19c0961",
+    "ablation-reference": "391a19dc7c47",
+    "ablation-reference-decay": "5d27c25dfbf8",
+    "ablation-rotation": "f67ac340b3c6",
+    "ablation-zero-gamma": "f09560b581fb",
+    "demo": "d416526553d4",
+    "original": "c7eabe89e968",
+    "quick": "8cca7f6f774c",
+    "short": "e255be6a1861",
+    "small": "703ec20dcadc",
+    "tuned": "5c618e821e95",
+}
 
 
 def test_settings_are_what_dvc_takes() -> None:
@@ -48,16 +75,69 @@ def test_a_recipe_is_named_after_its_path() -> None:
     assert recipes.title(Path("/elsewhere/mine.yaml")) == "mine"
 
 
+def test_the_original_says_every_value_as_it_was_published() -> None:
+    original, params = (
+        files.read_yaml(scratch.ROOT / path) for path in ("recipes/original.yaml", "params.yaml")
+    )
+    for section in ("preprocess", "train", "evaluate"):
+        own, known = (dict(recipes.settings(values[section])) for values in (original, params))
+        assert own.keys() == known.keys(), section
+    assert original["fetch"]["dataset"] == "cifar10"
+    assert original["preprocess"]["validation_images"] == 5000
+    assert original["evaluate"]["flip"] is False
+    expected = {
+        "epochs": 50,
+        "batch_size": 256,
+        "patience": 10,
+        "all_images": False,
+        "label_smoothing": 0,
+        "ema_decay": 0,
+        "zero_gamma": False,
+        "model": {"name": "resnet", "width": 64, "blocks": [3, 4, 6, 3]},
+        "schedule": {"shape": "constant", "warmup": 0},
+        "optimizer": {"lr": 0.001, "betas": [0.9, 0.999], "weight_decay": 0.01, "decay_all": True},
+        "augmentation": {"flip": 0.5, "rotation": 20, "padding": 4, "cutout": 0},
+        "mixing": {"cutmix": 0, "mixup": 0, "plain_epochs": 0},
+        "normalization": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    }
+    assert {name: original["train"][name] for name in expected} == expected
+
+
+def test_the_default_is_the_original_until_a_run_of_the_short_one_is_locked() -> None:
+    locked = "train" in files.read_yaml(scratch.ROOT / "dvc.lock")["stages"]
+    default = scratch.ROOT / f"recipes/{'short' if locked else 'original'}.yaml"
+    assert recipes.whole(default) == files.read_yaml(scratch.ROOT / "params.yaml")
+
+
+def test_no_recipe_changes_with_params(monkeypatch: pytest.MonkeyPatch) -> None:
+    def digests() -> dict[str, str]:
+        found = {}
+        for path in sorted(scratch.ROOT.glob("recipes/**/*.yaml")):
+            values = dict(recipes.settings(recipes.whole(path)))
+            deciding = {name: value for name, value in values.items() if name.startswith(DECIDING)}
+            text = json.dumps(deciding, sort_keys=True)
+            found[recipes.title(path)] = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return found
+
+    assert digests() == VALUES
+    short = recipes.whole(scratch.ROOT / "recipes/short.yaml")
+    read = files.read_yaml
+    monkeypatch.setattr(files, "read_yaml", lambda path: short if path.name == "params.yaml" else read(path))
+    assert digests() == VALUES
+
+
 @pytest.mark.parametrize("recipe", sorted(scratch.ROOT.glob("recipes/**/*.yaml")), ids=recipes.title)
 def test_a_recipe_is_valid_and_holds_only_what_differs(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, params = files.read_yaml(recipe) or {}, files.read_yaml(scratch.ROOT / "params.yaml")
-    for base in own.pop("base", []):
+    own, params = files.read_yaml(recipe), files.read_yaml(scratch.ROOT / "params.yaml")
+    bases = own.pop("base", [])
+    for base in bases:
         scratch.merge(params, recipes.read_recipe(recipe.parent / base))
     before = dict(recipes.settings(params))
     for name, value in recipes.settings(own):
-        assert before[name] != value, f"{name} is as it would be without it"
+        assert not bases or before[name] != value, f"{name} is as it would be without it"
+    assert bases or recipes.title(recipe) == "original"
     scratch.merge(params, own)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     monkeypatch.chdir(tmp_path)

@@ -21,8 +21,8 @@ def published(finished: Clone, tmp_path: Path) -> Clone:
     """The finished clone as if it had been published from other hardware."""
     clone = finished.copy(tmp_path)
     hardware = {"device": "another one"}
-    (clone.folder / "results/reference.json").write_text(
-        json.dumps({"runs": {"reference-0": {"hardware": hardware}}})
+    (clone.folder / "results/default.json").write_text(
+        json.dumps({"runs": {"default-0": {"hardware": hardware}}})
     )
     apart = {"train_loss": 5e-4, "val_loss": 5e-4, "train_accuracy": 0.005, "val_accuracy": 0.005}
     (clone.folder / "results/verify.json").write_text(json.dumps([dict.fromkeys(apart, 0), apart]))
@@ -61,8 +61,8 @@ def test_a_small_difference_is_allowed_on_other_hardware_alone(published: Clone)
     assert "within what other hardware" in published.run("python", "-m", "tools.verify", "--epochs", "2")
     facts = [json.loads(line) for line in published.read("logs/train.jsonl").decode().splitlines()]
     hardware = next(record for record in reversed(facts) if "device" in record)
-    reference = {"runs": {"reference-0": {"hardware": hardware}}}
-    (published.folder / "results/reference.json").write_text(json.dumps(reference))
+    reference = {"runs": {"default-0": {"hardware": hardware}}}
+    (published.folder / "results/default.json").write_text(json.dumps(reference))
     assert "this code trains something else" in published.run("python", "-m", "tools.verify", status=1)
 
 

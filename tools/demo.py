@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from cifar_resnet import files
-from tools import plots_page, scratch
+from tools import plots_page, recipes, scratch
 
 DEMO = scratch.ROOT / ".demo"
 NEXT = """
@@ -26,7 +25,7 @@ The plots page, readable offline: {page}
 
 def main() -> None:
     """Clone, run, show."""
-    scratch.clone(DEMO, files.read_yaml(scratch.ROOT / "recipes/demo.yaml"))
+    scratch.clone(DEMO, recipes.read_recipe(scratch.ROOT / "recipes/demo.yaml"))
     plots_page.install(DEMO / ".dvc")
     dvc("repro")
     scratch.commit(DEMO, "Results of the demo")

@@ -74,5 +74,5 @@ def merge(params: dict[str, Any], changes: Mapping[str, Any]) -> None:
             raise UserError(f"params.yaml has no {name!r}; it has {', '.join(params)}")
         if isinstance(value, Mapping):
             merge(params[name], value)
-        else:
+        elif params[name] != value:  # or a number would lose its spelling
             params[name] = value

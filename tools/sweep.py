@@ -6,7 +6,6 @@ test images. What was stopped or killed goes on when the same command is given a
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -75,20 +74,19 @@ def told(ended: Ended) -> dict[Experiment, Path]:
 
 
 def write(runs: dict[Path, list[Experiment]], test: bool) -> None:
-    """Write results/NAME.json for each recipe, and print the tables of them."""
+    """Write results/NAME.json and the log for each recipe, and print the tables of them."""
     sweeps: dict[str, dict[str, Any]] = {}
     for recipe, group in runs.items():
         inside = recipe.absolute().is_relative_to(Path.cwd())
         path = recipe.absolute().relative_to(Path.cwd()) if inside else recipe.name
-        sweeps[title(recipe)] = {
+        found = {run.name: outcome(run, test) for run in group}
+        sweep = sweeps[title(recipe)] = {
             "command": f"python -m tools.sweep {path} --seeds {len(group)}{' --test' if test else ''}",
             "recipe": read_recipe(recipe),
             "commit": group[0].start.name,
-            "runs": {run.name: outcome(run, test) for run in group},
+            "runs": {name: metrics for name, (metrics, _) in found.items()},
         }
-    results.RESULTS.mkdir(exist_ok=True)
-    for name, sweep in sweeps.items():
-        (results.RESULTS / f"{name}.json").write_text(json.dumps(sweep, indent=1) + "\n")
+        results.write(title(recipe), sweep, {name: notes for name, (_, notes) in found.items()})
     print(f"\n{tables.accuracies(sweeps)}\n\n{tables.circumstances(sweeps)}")
 
 

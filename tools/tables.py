@@ -8,8 +8,6 @@ from scipy import stats
 
 from cifar_resnet.evaluation.metrics import accuracy_interval
 from cifar_resnet.process import machine
-from tools import estimate
-from tools.recipes import FOLDER, title
 
 Sweep = dict[str, Any]  # what tools.sweep writes: command, recipe, commit, and runs by name
 ACCURACIES = [  # stage, metric, words, of which images
@@ -93,22 +91,3 @@ def circumstances(sweeps: dict[str, Sweep]) -> str:
             }
         )
     return markdown(rows, right=("seeds",))
-
-
-def unmeasured(measured: set[str]) -> str:
-    """Return a table of the recipes without results, with what a run would cost; nothing if all have some."""
-    paths = [path for path in sorted(FOLDER.glob("*.yaml")) if estimate.at_full_size(path)]
-    rows = []
-    for path in [*paths, *sorted(FOLDER.glob("ablation/*.yaml"))]:
-        if title(path) not in measured:
-            cpu, gpu = estimate.hours(path)
-            rows.append(
-                {
-                    "recipe": title(path),
-                    "result": "unmeasured",
-                    "command": f"`python -m tools.sweep {path} --seeds 5 --test`",
-                    "one run on two CPU cores": f"{cpu:.0f} hours",
-                    "one run on one GPU": f"{60 * gpu:.0f} minutes",
-                }
-            )
-    return markdown(rows) if rows else ""

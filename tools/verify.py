@@ -30,8 +30,8 @@ from cifar_resnet.training.loop import fit
 from cifar_resnet.training.state import history_table, new_state
 
 HISTORY = Path("plots/history.csv")
-REFERENCE = Path("results/reference.json")
-FIRST_EPOCHS = Path("results/verify.json")  # of the reference recipe, on different hardware
+RECORD = Path("results/default.json")
+FIRST_EPOCHS = Path("results/verify.json")  # of the original recipe, on different hardware
 ACCURACY_TOLERANCE = 0.0005  # of the weights' test accuracy: five images of 10,000
 COMPARED = ["train_loss", "train_accuracy", "val_loss", "val_accuracy"]
 FACTS = ("device", "processor", "instructions", "threads", "torch", "cudnn", "precision", "compiled")
@@ -95,7 +95,7 @@ def compare(here: pd.DataFrame, facts: dict[str, Any]) -> bool:
     if ours.equals(published):
         print("identical: this machine repeats the published run to the last digit")
         return True
-    run = next(iter(json.loads(REFERENCE.read_text())["runs"].values()))
+    run = next(iter(json.loads(RECORD.read_text())["runs"].values()))
     other = [name for name in FACTS if facts.get(name) != run["hardware"].get(name)]
     if not other:
         print("different, on the hardware and versions of the published run: this code trains something else")
