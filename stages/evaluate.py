@@ -6,12 +6,12 @@ from cifar_resnet.files.params import UserError
 from cifar_resnet.images import Images
 from cifar_resnet.network import device, inference
 from cifar_resnet.network.classifier import read_classifier
-from cifar_resnet.process import command, gpus, resume
+from cifar_resnet.process import checkpoint, command, gpus
 
 
 def main() -> None:
     config = files.read_params("evaluate", metrics.EvaluateConfig)
-    resume.forget_recorded()
+    checkpoint.forget_recorded(checkpoint.folder_of_runs())
     device.make_deterministic(True)
     target = gpus.take(config.device)
     dtype = device.autocast_dtype(config.precision, target)

@@ -118,6 +118,7 @@ class Clone:
         return clean_environment() | {
             "PATH": os.pathsep.join([str(quick()), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "XDG_CACHE_HOME": str(self.cache),
+            "DVC_SITE_CACHE_DIR": str(self.cache / "dvc"),
         }
 
     @property

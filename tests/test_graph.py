@@ -99,6 +99,25 @@ def test_an_edit_to_the_progress_bar_leaves_dvc_status_clean_and_one_to_augmenta
         assert set(json.loads(clone.dvc("status", "--json"))) == set(stale), path
 
 
+LEFT = (  # by editors and systems
+    *("loop.py~", ".loop.py.swp", "#loop.py#", "loop.py.orig", "loop.py.rej", "loop.py.bak"),
+    *(".DS_Store", "._loop.py", "Thumbs.db", "desktop.ini", "__pycache__/loop.pyc"),
+    *(".ipynb_checkpoints/loop-checkpoint.py", ".idea/misc.xml", ".vscode/settings.json"),
+)
+
+
+def test_what_editors_and_systems_leave_makes_no_stage_stale(finished: Clone, tmp_path: Path) -> None:
+    clone = finished.copy(tmp_path)
+    folders = {dep for stage in STAGES for dep in code(stage) if (ROOT / dep).is_dir()} | {"pictures"}
+    for folder in folders:
+        for name in LEFT:
+            path = clone.folder / folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("left")
+        (clone.folder / folder / ".#loop.py").symlink_to("user@host.1234")
+    assert clone.dvc("status", "--json").strip() == "{}"
+
+
 def entries(kind: str) -> list[tuple[str, dict[str, Any]]]:
     """All (path, settings) of the stages' metrics or plots."""
     listed = [entry for stage in GRAPH["stages"].values() for entry in stage.get(kind, [])]

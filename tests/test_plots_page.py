@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from PIL import Image
 
 from tests.browser import NEEDS_BROWSER, drawn, run, shown_page
 from tools import scratch
+from tools.experiment import Baseline, Experiment
 
 pytestmark = pytest.mark.slow
 PAGE = (".dvc/config", ".dvc/.gitignore", "tools/plots_page.html")  # what git has of it
@@ -57,7 +59,20 @@ def clone(repository: Path, tmp_path: Path) -> Path:
 
 def test_setting_up_leaves_the_clone_as_git_has_it(repository: Path) -> None:
     assert scratch.git(repository, "status", "--porcelain") == ""
-    assert not (repository / ".dvc" / "config.local").exists()
+
+
+def test_dvc_reads_only_a_cache_that_no_other_user_can_write_to(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
+    commit = scratch.git(repository, "rev-parse", "HEAD").strip()
+    start = Baseline(repository, commit, "", str(repository / ".dvc/cache"))
+    (tmp_path / "run").mkdir()
+    Experiment("run", [], [], start)._clone(tmp_path / "run")
+    for folder in (repository, tmp_path / "run"):  # a sweep runs in clones of its own
+        with Repo(str(folder)) as repo:
+            assert Path(repo.site_cache_dir).is_relative_to(repository / ".dvc/tmp/site")
+    assert (repository / ".dvc/tmp/site").stat().st_mode & 0o777 == 0o700
 
 
 def test_the_page_knows_no_absolute_path_and_names_the_network_only_where_browsers_do_not_look(

@@ -136,6 +136,10 @@ def test_the_digest_of_the_code_is_that_of_the_deps_of_train(
         (tmp_path / name).write_text(name)
     monkeypatch.chdir(tmp_path)
     digests = [resume._code_digest()]
+    (tmp_path / "code/.ipynb_checkpoints").mkdir()
+    (tmp_path / "code/.ipynb_checkpoints/one.py").write_text("an older version")
+    (tmp_path / "code/.#one.py").symlink_to("user@host.1234")  # Emacs's lock
+    assert digests == [resume._code_digest()]
     for name in ("code/one.py", "stage.py", "other.py", "data.safetensors"):
         (tmp_path / name).write_text("changed")
         digests.append(resume._code_digest())

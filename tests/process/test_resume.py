@@ -177,6 +177,16 @@ def test_a_damaged_state_is_named_and_the_run_goes_on_from_the_one_before(
     assert "resuming this run after" in run.log
 
 
+def test_a_run_goes_on_in_another_clone_with_a_moved_cache_folder(
+    unbroken: dict[str, bytes], finished: Clone, tmp_path: Path
+) -> None:
+    run, other = Run(finished, tmp_path / "run"), Run(finished, tmp_path / "other")
+    run.start(save_every_step=True, die_in=("folder fsync", 5)).join()
+    run.cache.rename(other.cache)
+    assert other.finish() == unbroken
+    assert "resuming this run after" in other.log
+
+
 def test_other_params_other_run(unbroken: dict[str, bytes], finished: Clone, tmp_path: Path) -> None:
     """A state is never continued by a run that would compute something else."""
     run = Run(finished, tmp_path / "run")

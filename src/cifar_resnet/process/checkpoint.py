@@ -29,6 +29,11 @@ LOOK = 1.0  # seconds that a lock may be taken by a process which only looks
 RUN = re.compile("[0-9a-f]{16}")  # a name that `run_key` gives
 
 
+def folder_of_runs() -> Path:
+    """Return where the states of all runs lie; XDG_CACHE_HOME can put it on a disk that outlives a machine."""
+    return files.CACHE / "resume"
+
+
 def run_key(facts: dict[str, Any]) -> str:
     """Return a short name for everything that decides a run's bits: `facts` must be JSON."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -176,7 +181,7 @@ class Unfinished(NamedTuple):
 
 def _free(parent: Path) -> Iterator[Path]:
     """Go through the folders of runs in `parent` that no process holds, holding each meanwhile."""
-    for folder in sorted(parent.iterdir()):
+    for folder in sorted(parent.iterdir()) if parent.exists() else []:
         # One that is held is not left behind; one that is gone has just finished; one may be another user's.
         with suppress(Timeout, FileNotFoundError, NotADirectoryError, PermissionError):
             if RUN.fullmatch(folder.name) and folder.is_dir():

@@ -22,11 +22,6 @@ EPOCH_SECONDS = 30  # at least between saves at the end of epochs, which take 3 
 SHOWN = 3  # unfinished runs
 
 
-def folder_of_runs() -> Path:
-    """Return where the states of all runs lie: on a disk that outlives the machine if XDG_CACHE_HOME is."""
-    return files.CACHE / "resume"
-
-
 def resume_folder(
     config: TrainConfig, data: list[str], target: torch.device, dtype: torch.dtype, compiled: bool
 ) -> Path:
@@ -43,7 +38,7 @@ def resume_folder(
         "precision": str(dtype),  # `auto` is not the same everywhere
         "compiled": compiled,
     }
-    return folder_of_runs() / checkpoint.run_key(run)
+    return checkpoint.folder_of_runs() / checkpoint.run_key(run)
 
 
 def _code_digest() -> str:
@@ -52,7 +47,8 @@ def _code_digest() -> str:
     digest = hashlib.sha256()
     for dep in map(Path, deps):
         for path in sorted(dep.rglob("*.py")) if dep.is_dir() else [dep]:
-            if path.suffix == ".py":
+            hidden = any(part.startswith(".") for part in path.parts)  # an editor's copy or lock
+            if path.suffix == ".py" and not hidden:
                 digest.update(path.as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -64,7 +60,6 @@ def hold(folder: Path, config: TrainConfig, world: World) -> Iterator[None]:
         yield
         return
     params = config.model_dump(mode="json")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.forget_recorded(folder.parent)
     with checkpoint.hold(folder, {"params": params}):
         others = [run for run in checkpoint.unfinished(folder.parent) if run.folder != folder]
@@ -143,9 +138,3 @@ def finish(folder: Path) -> None:
             checkpoint.finish(folder, hashlib.file_digest(file, "md5").hexdigest())
     else:
         checkpoint.remove(folder)
-
-
-def forget_recorded() -> None:
-    """Remove the states of finished runs that DVC has recorded meanwhile."""
-    if folder_of_runs().exists():
-        checkpoint.forget_recorded(folder_of_runs())
