@@ -30,7 +30,7 @@ RUN = re.compile("[0-9a-f]{16}")  # a name that `run_key` gives
 
 
 def folder_of_runs() -> Path:
-    """Return where the states of all runs lie; XDG_CACHE_HOME can put it on a disk that outlives a machine."""
+    """Return where the states of all runs lie; XDG_CACHE_HOME can name a disk that outlives the machine."""
     return files.CACHE / "resume"
 
 
