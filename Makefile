@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo repro sweep check test lint verify bench lock audit
+.PHONY: help setup demo repro sweep check test faults lint verify bench lock audit
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -64,11 +64,17 @@ lint: setup  ## linter, types, import contract
 	mypy
 	lint-imports
 
+# In the order of tests/conftest.py: the longest tests first.
+PYTEST := pytest --numprocesses $(TESTERS) --dist loadgroup --no-loadscope-reorder
+
 check: lint  ## before a commit: linter, types and the tests that start no other process
-	pytest --numprocesses $(TESTERS) --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test: lint  ## everything, as CI runs it
-	pytest --numprocesses $(TESTERS) --dist worksteal --durations 10
+	$(PYTEST) --durations 10
+
+faults: setup  ## deliberate faults, each of which a test has to find; WORDS=resume: some, SINCE=main: of changed files
+	python -m tests.faults $(WORDS) $(if $(SINCE),--since $(SINCE))
 
 bench: setup  ## ours beside the usual ways, on this machine: ten minutes; writes docs/performance.md
 	python -m benchmarks

@@ -159,9 +159,30 @@ class Clone:
         return other
 
 
+# The files with the longest tests: they begin first, so that no process works alone at the end.
+FIRST = (
+    *("test_demo", "test_compilation", "test_launch", "test_sweep", "test_gpu_run", "test_resume"),
+    *("test_loop", "test_memory", "test_notebook", "test_adapt", "test_pipeline", "test_card", "test_verify"),
+    *("test_distributed", "test_wrong_values", "test_command", "test_duplicates", "test_real_cifar10"),
+)
+# Files whose tests share what takes long to make: one process runs all of a file.
+TOGETHER = (
+    "test_demo",
+    "test_launch",
+    "test_gpu_run",
+    "test_notebook",
+    "test_onnx_export",
+    "test_duplicates",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts other processes: `make check` leaves it out."""
+    """Put the longest tests first; mark what starts other processes: `make check` leaves it out."""
+    order = {name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     for item in items:
+        if item.path.stem in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if {"clone", "finished", "official"}.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
 

@@ -123,7 +123,10 @@ def test_runs_at_a_time_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None
 def test_with_test_the_test_images_are_read_and_the_workspace_stays(finished: Clone, tmp_path: Path) -> None:
     clone = prepared(finished, tmp_path, new="train: {epochs: 1}\nevaluate: {flip: true}\n")
     clone.run(*SWEEP, "--test")
-    assert scratch.git(clone.folder, "status", "--porcelain").split() == ["??", "results/new.json"]
+    assert scratch.git(clone.folder, "status", "--porcelain").split() == [
+        *("??", "results/new.json"),
+        *("??", "results/new.log.jsonl"),
+    ]
     first = results(clone)["new-0"]
     assert {"test_accuracy", "test_accuracy_with_flip"} <= set(first["test"])
     difference = clone.dvc("params", "diff", "HEAD", "new-0")

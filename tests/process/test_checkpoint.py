@@ -283,16 +283,17 @@ def test_what_a_kill_left_of_a_save_does_not_stay(tmp_path: Path) -> None:
 
 
 def test_what_was_left_behind_is_found_but_not_what_is_held_or_has_no_state(tmp_path: Path) -> None:
-    for number, name in enumerate(("a", "b", "c")):
-        with checkpoint.hold(tmp_path / name, {"number": number}):
-            checkpoint.save(tmp_path / name, state(number), f"label-{name}")
-            os.utime(next((tmp_path / name).glob("*.pt")), (number, number))
-    (tmp_path / "empty").mkdir()
-    with checkpoint.hold(tmp_path / "b", {}):
+    folders = [tmp_path / f"{number:016x}" for number in range(4)]
+    for number, folder in enumerate(folders[:3]):
+        with checkpoint.hold(folder, {"number": number}):
+            checkpoint.save(folder, state(number), f"label-{number}")
+            os.utime(next(folder.glob("*.pt")), (number, number))
+    folders[3].mkdir()
+    with checkpoint.hold(folders[1], {}):
         found = checkpoint.unfinished(tmp_path)
-    assert [(run.folder.name, run.label, run.about["number"], run.saved) for run in found] == [
-        ("c", "label-c", 2, 2),
-        ("a", "label-a", 0, 0),
+    assert [(run.folder, run.label, run.about["number"], run.saved) for run in found] == [
+        (folders[2], "label-2", 2, 2),
+        (folders[0], "label-0", 0, 0),
     ]
     assert all(run.size == sum(path.stat().st_size for path in run.folder.glob("*.pt")) for run in found)
 

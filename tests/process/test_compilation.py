@@ -11,7 +11,7 @@ import torch
 
 from cifar_resnet.files.params import UserError
 from cifar_resnet.network import device
-from cifar_resnet.process import compilation, hardware
+from cifar_resnet.process import compilation, hardware, machine
 from tests.conftest import Clone
 from tests.training.test_loop import config
 
@@ -87,6 +87,7 @@ def test_a_run_says_first_what_it_runs_on(
     monkeypatch.setattr(device, "make_deterministic", lambda _: None)
     monkeypatch.setattr(device, "describe", lambda _: "a GPU")
     monkeypatch.setattr(device, "compile_problem", lambda _: problem)
+    monkeypatch.setattr(machine, "_git", lambda *_: None)
     monkeypatch.delenv("RANK", raising=False)
     found = hardware.prepare(config(device="cpu", precision="float16", **changes))
     assert capsys.readouterr().out.splitlines() == lines
