@@ -6,22 +6,27 @@ the fault too is DEAD: that entry shows nothing.
 
 import argparse
 import os
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import Queue
-from xml.etree import ElementTree
+
+import pytest
 
 from cifar_resnet import files
 from tools import scratch
 
 Fault = dict[str, str]
 AT_A_TIME = os.cpu_count() or 1
+LIMIT = 600.0  # seconds of a test
+OURS = ("benchmarks", "cifar_resnet", "stages", "tests", "tools")
+# Each test runs in a child of a process that has imported the libraries, and none of our code.
+FORK = get_context("forkserver")
+FORK.set_forkserver_preload(["torch._dynamo", "torchvision", "sklearn.metrics", "scipy.stats", "pytest"])
 
 
 def read() -> list[Fault]:
@@ -30,43 +35,64 @@ def read() -> list[Fault]:
     return faults
 
 
-def outcomes(folder: Path, tests: Sequence[str], *options: str) -> dict[str, str]:
-    """Run tests in a copy of the repository; return what became of each: passed, failure, error, skipped."""
-    report = folder / "report.xml"
-    report.unlink(missing_ok=True)
-    paths = f"{folder / 'src'}{os.pathsep}{folder}"
-    quiet = ("-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-o", "junit_family=xunit1", *options)
-    subprocess.run(
-        [sys.executable, "-m", "pytest", *quiet, *(f"tests/{test}" for test in tests)],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-    )
-    found = {}
-    for case in ElementTree.parse(report).iter("testcase") if report.exists() else []:
-        name = f"{case.get('file', '').removeprefix('tests/')}::{case.get('name')}"
-        kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        found[name] = kinds[0] if kinds else "passed"
-    return found
+class Outcomes:
+    """A plugin of pytest that collects what became of each test: passed, failure, error or skipped."""
+
+    def __init__(self) -> None:
+        self.found: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a phase of a test."""
+        if report.failed:
+            self.found.add("failure" if report.when == "call" else "error")
+        elif report.skipped or report.when == "call":
+            self.found.add(report.outcome)
 
 
-def verdict(found: dict[str, str]) -> str:
-    """Return what the outcomes of a fault's test say of the fault."""
-    kinds = set(found.values())
-    return "found" if "failure" in kinds else "MISSED" if kinds == {"passed"} else "DEAD"
+def run(folder: Path, test: str, sender: "Connection[set[str], set[str]]") -> None:
+    """Run `test` of the copy in `folder` and send its outcomes; in a process of its own."""
+    for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
+        del sys.modules[name]
+    sys.path[:0] = [str(folder), str(folder / "src")]
+    os.chdir(folder)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    outcomes = Outcomes()
+    pytest.main(["-x", "-q", "-p", "no:cacheprovider", f"tests/{test}"], [outcomes])
+    sender.send(outcomes.found)
 
 
-def attempt(fault: Fault, copies: "Queue[Path]") -> tuple[str, float]:
-    """Return the verdict on one fault, and the seconds that it took."""
-    folder, started = copies.get(), time.monotonic()
-    path = folder / fault["file"]
-    text = path.read_text()
-    try:
-        path.write_text(text.replace(fault["find"], fault["put"]))
-        return verdict(outcomes(folder, [fault["test"]], "-x")), time.monotonic() - started
-    finally:
-        path.write_text(text)
-        copies.put(folder)
+def outcomes(original: Path, test: str, fault: Fault | None) -> set[str]:
+    """Return what becomes of `test` in a copy of `original`, with `fault` in it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "copy"
+        shutil.copytree(original, folder)
+        if fault:
+            path = folder / fault["file"]
+            path.write_text(path.read_text().replace(fault["find"], fault["put"]))
+        receiver, sender = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=run, args=(folder, test, sender))
+        process.start()
+        sender.close()
+        try:
+            return set(receiver.recv()) if receiver.poll(LIMIT) else set()
+        except EOFError:  # it died
+            return set()
+        finally:
+            process.kill()
+            process.join()
+
+
+def attempt(original: Path, fault: Fault, sound: dict[str, set[str]]) -> tuple[str, float]:
+    """Return the verdict on a fault, and the seconds that it took. `sound`: outcomes without faults."""
+    started = time.monotonic()
+    found = outcomes(original, fault["test"], fault)
+    if sound[fault["test"]] != {"passed"}:
+        verdict = "DEAD"
+    else:
+        verdict = "found" if "failure" in found else "MISSED" if found == {"passed"} else "DEAD"
+    return verdict, time.monotonic() - started
 
 
 def main() -> int:
@@ -75,25 +101,23 @@ def main() -> int:
     parser.add_argument("words", nargs="*", help="only faults whose description holds one of these")
     parser.add_argument("--since", metavar="COMMIT", help="only faults in files that changed since")
     arguments = parser.parse_args()
-    faults = [
-        fault for fault in read() if not arguments.words or any(w in fault["what"] for w in arguments.words)
-    ]
+    faults = read()
+    if arguments.words:
+        faults = [fault for fault in faults if any(word in fault["what"] for word in arguments.words)]
     if arguments.since:
         changed = scratch.git(scratch.ROOT, "diff", "--name-only", arguments.since).split()
         faults = [fault for fault in faults if fault["file"] in changed]
+    os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(AT_A_TIME) as pool:
-        copies: Queue[Path] = Queue()
-        for number in range(AT_A_TIME):
-            scratch.clone(Path(temporary) / str(number), {})
-            copies.put(Path(temporary) / str(number))
+        original = Path(temporary) / "original"
+        scratch.clone(original, {})
         tests = sorted({fault["test"] for fault in faults})
-        sound = outcomes(Path(temporary) / "0", tests, "--numprocesses", str(AT_A_TIME))
+        sound = dict(zip(tests, pool.map(lambda test: outcomes(original, test, None), tests), strict=True))
+        tried = pool.map(lambda fault: attempt(original, fault, sound), faults)
         lost = 0
-        for fault, (told, seconds) in zip(faults, pool.map(attempt, faults, repeat(copies)), strict=True):
-            own = {kind for name, kind in sound.items() if name.startswith(fault["test"])}
-            told = told if own == {"passed"} else "DEAD"
-            lost += told != "found"
-            print(f"{told:<6} {seconds:5.1f} s  {fault['what']}", flush=True)
+        for fault, (verdict, seconds) in zip(faults, tried, strict=True):
+            lost += verdict != "found"
+            print(f"{verdict:<6} {seconds:5.1f} s  {fault['what']}", flush=True)
     print(f"{len(faults) - lost} of {len(faults)} faults found")
     return lost
 

@@ -27,11 +27,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, str]:
     return clone, clone.run("python", "-m", "tools.demo")
 
 
-def test_a_recipe_cannot_name_what_params_lack() -> None:
-    with pytest.raises(ValueError, match="no 'epoch'; it has epochs"):
-        scratch.merge({"train": {"epochs": 1}}, {"train": {"epoch": 2}})
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_demo_learns_leaves_the_workspace_alone_and_does_nothing_twice(demo: tuple[Clone, str]) -> None:

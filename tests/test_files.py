@@ -1,6 +1,5 @@
 """params.yaml and the file formats, right and wrong."""
 
-import csv
 import errno
 import json
 import os
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -38,6 +36,47 @@ CONFIGS: dict[str, Any] = {
 }
 
 
+# By name: values just outside of what is allowed.
+BOUNDS: dict[str, list[Any]] = {
+    "fetch.dataset": ["cifar100"],
+    "fetch.folder": [""],
+    "fetch.sources": [[]],
+    "fetch.synthetic.train_images": [0, 75, 50_050],
+    "fetch.synthetic.test_images": [0, 15, 10_010],
+    "fetch.synthetic.seed": [-1],
+    "preprocess.image_size": [8, 20, 136],
+    "preprocess.validation_images": [0],
+    "preprocess.train_images": [0],
+    "preprocess.seed": [-1],
+    "duplicates.threshold": [0, 1.01],
+    "train.seed": [-1],
+    "train.batch_size": [0],
+    "train.patience": [0],
+    "train.processes": [0],
+    "train.precision": ["float8"],
+    "train.label_smoothing": [-0.1, 1],
+    "train.ema_decay": [-0.1, 1],
+    "train.model.width": [3, 1025],
+    "train.model.blocks": [[1, 1, 1], [1, 1, 1, 101]],
+    "train.schedule.shape": ["linear"],
+    "train.schedule.warmup": [-0.1, 1],
+    "train.optimizer.lr": [0, 10.1],
+    "train.optimizer.betas": [[0.9], [0.9, 1], [-0.1, 0.9]],
+    "train.optimizer.weight_decay": [-0.1, 10.1],
+    "train.augmentation.flip": [-0.1, 1.1],
+    "train.augmentation.rotation": [-1, 181],
+    "train.augmentation.padding": [-1, 33],
+    "train.augmentation.cutout": [-2, 3, 66],
+    "train.mixing.cutmix": [-0.1, 1.1],
+    "train.mixing.mixup": [-0.1, 1.1],
+    "train.mixing.plain_epochs": [-1],
+    "train.normalization.mean": [[0.5, 0.5], [-0.1, 0, 0], [1.1, 0, 0]],
+    "train.normalization.std": [[0, 1, 1], [1.1, 1, 1]],
+    "evaluate.batch_size": [0],
+    "export.images": [0],
+}
+
+
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -51,31 +90,6 @@ def committed() -> Any:
     return YAML(typ="safe").load(ROOT / "params.yaml")
 
 
-def write_changed(changes: dict[str, Any]) -> None:
-    params = committed()
-    merge(params, changes)
-    YAML().dump(params, Path("params.yaml"))
-
-
-def test_a_section_is_read_as_it_stands() -> None:
-    write_params("train: {optimizer: {lr: 1e-3}, anything: [1, two]}")
-    assert files.read_section("train") == {"optimizer": {"lr": 0.001}, "anything": [1, "two"]}
-    with pytest.raises(ValueError, match="no section 'trains'; did you mean 'train'"):
-        files.read_section("trains")
-
-
-def test_metrics_are_read_as_they_were_written() -> None:
-    metrics = {"accuracy": 0.1, "classes": ["a"], "images": 3}
-    files.write_metrics("test", metrics)
-    assert files.read_metrics("test") == metrics
-
-
-def test_sha256_is_the_one_of_sha256sum() -> None:
-    Path("file").write_bytes(b"abc")
-    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
-    assert files.sha256(Path("file")) == digest
-
-
 @pytest.mark.parametrize(
     "text", ["yes", "on", "True", "false", "1e-3", "1.5E+2", "0x1f", "17", "-.5", "~", ".inf", "1_000"]
 )
@@ -84,33 +98,34 @@ def test_params_are_read_as_dvc_reads_them(text: str) -> None:
     assert files.read_section("train") == YAML(typ="safe").load(Path("params.yaml"))["train"]
 
 
-@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", ".001"])
+@pytest.mark.parametrize("text", ["1e-3", ".001"])
 def test_every_spelling_of_a_float_is_that_float(text: str) -> None:
     write_params((ROOT / "params.yaml").read_text().replace("lr: 0.001", f"lr: {text}"))
     assert files.read_params("train", TrainConfig).optimizer.lr == 0.001
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_value_out_of_bounds_is_refused(name: str) -> None:
+    section, *names = name.split(".")
+    for value in BOUNDS[name]:
+        params, changes = committed(), value
+        for part in reversed(names):
+            changes = {part: changes}
+        merge(params[section], changes)
+        write_params(json.dumps(params))
+        with pytest.raises(UserError, match=name):
+            files.read_params(section, CONFIGS[section])
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"epochs": 0}, ["train.epochs", "greater than or equal to 1", "it is 0"]),
-        ({"epochs": -3}, ["train.epochs", "it is -3"]),
-        ({"epochs": "many"}, ["train.epochs", "integer", "'many'"]),
         ({"epochs": True}, ["train.epochs", "integer", "True"]),
-        ({"epochs": 2.5}, ["train.epochs", "integer", "2.5"]),
-        ({"epochs": None}, ["train.epochs", "integer", "None"]),
-        ({"epochs": [1]}, ["train.epochs", "integer"]),
         ({"device": "gpu"}, ["train.device", "'auto', 'cpu', 'cuda' or 'mps'", "'gpu'"]),
-        ({"deterministic": "yes"}, ["train.deterministic", "boolean"]),
-        ({"optimizer": {"lr": 0}}, ["train.optimizer.lr", "greater than 0"]),
         ({"optimizer": {"lr": float("nan")}}, ["train.optimizer.lr"]),
         ({"optimizer": {"lr": float("inf")}}, ["train.optimizer.lr"]),
-        ({"optimizer": {"betas": [0.9]}}, ["train.optimizer.betas"]),
-        ({"optimizer": {"betas": [0.9, 1.5]}}, ["train.optimizer.betas", "1.5"]),
-        ({"model": {"blocks": [3, 4, 6]}}, ["train.model.blocks"]),
         ({"model": {"blocks": [3, 4, 6, 0]}}, ["train.model.blocks.3"]),
-        ({"augmentation": {"flip": 1.1}}, ["train.augmentation.flip", "less than or equal to 1"]),
-        ({"normalization": {"std": [0, 1, 1]}}, ["train.normalization.std.0", "greater than 0"]),
         ({"model": 7}, ["train.model", "object"]),
         ({"model": {"name": "resmet"}}, ["train.model: ", "'resmet'", "'resnet'"]),
         ({"model": {"width": 3}}, ["train.model.width: input should", "(it is 3)"]),
@@ -137,11 +152,6 @@ def test_a_wrong_value_is_named_in_one_line(changes: dict[str, Any], told: list[
     [
         ("batch_size: 256", "batchsize: 256", "train.batchsize: unknown name; did you mean 'batch_size'?"),
         (
-            "weight_decay:",
-            "weigth_decay:",
-            "train.optimizer.weigth_decay: unknown name; did you mean 'weight_decay'?",
-        ),
-        (
             "    lr: 0.001",
             "    lr: 0.001\n    zzz: 1",
             "train.optimizer.zzz: unknown name; known are lr, betas",
@@ -162,7 +172,7 @@ def test_a_wrong_name_is_told_with_the_nearest_valid_one(old: str, new: str, tol
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "42", "- a", "null", "\x00", "train: 3"])
+@pytest.mark.parametrize("text", ["", "\x00", "train: 3"])
 def test_a_document_that_is_no_params_file_is_refused(text: str) -> None:
     write_params(text)
     with pytest.raises(ValueError, match=r"params\.yaml"):
@@ -183,7 +193,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(section=st.sampled_from(sorted(CONFIGS)), data=st.data())
 def test_any_document_is_valid_or_refused_in_one_line(section: str, data: st.DataObject) -> None:
     params = committed()
@@ -235,24 +245,16 @@ def test_every_flipped_bit_and_every_truncation_of_tensors_is_noticed(tmp_path: 
     content = path.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
     chosen = random.Random(0)
-    # Every bit of the header, since that is where a reader could be misled, and 200 of the data.
-    flips = [*range(8 * header), *(chosen.randrange(8 * header, 8 * len(content)) for _ in range(200))]
+    # Every bit of the header, since that is where a reader could be misled, and 50 of the data.
+    flips = [*range(8 * header), *(chosen.randrange(8 * header, 8 * len(content)) for _ in range(50))]
     for bit in flips:
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="damaged"):
             files.read_tensors(path)
-    for length in [
-        0,
-        1,
-        7,
-        8,
-        9,
-        header,
-        len(content) - 1,
-        *(chosen.randrange(len(content)) for _ in range(50)),
-    ]:
+    cuts = [0, 1, 7, 8, 9, header, len(content) - 1, *chosen.sample(range(len(content)), 3)]
+    for length in cuts:
         path.write_bytes(content[:length])
         with pytest.raises(ValueError, match="damaged"):
             files.read_tensors(path)
@@ -262,44 +264,22 @@ def test_every_flipped_bit_and_every_truncation_of_tensors_is_noticed(tmp_path: 
 
 
 @pytest.mark.parametrize("step", ["write", "fsync", "replace"])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    step: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "metrics/a.json"
     files.write_bytes(path, b"old")
 
     def fail(*_: object) -> None:
-        raise OSError(code, os.strerror(code), str(path))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     target = {"write": (Path, "write_bytes"), "fsync": (os, "fsync"), "replace": (Path, "replace")}[step]
     monkeypatch.setattr(*target, fail)
-    with pytest.raises(OSError, match=os.strerror(code)):
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         files.write_bytes(path, b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_table_is_read_back_to_the_last_bit() -> None:
-    table = pd.DataFrame({"epoch": [1, 2], "loss": [0.1 + 0.2, 1e-30]})
-    files.write_table("history", table)
-    assert files.read_table("history").to_dict("list") == table.to_dict("list")
-
-
-def test_a_table_has_the_bytes_of_pythons_csv_module() -> None:
-    rows = [{"epoch": 1, "loss": 0.1 + 0.2, "lr": 0.001}, {"epoch": 2, "loss": 1e-30, "lr": 1e-05}]
-    files.write_table("history", pd.DataFrame(rows))
-    with Path("expected.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    assert Path("plots/history.csv").read_bytes() == Path("expected.csv").read_bytes()
-
-
-def test_no_duplicates_are_read_back_as_none() -> None:
-    files.write_duplicates(pd.DataFrame(columns=["test_index", "score"]))
-    assert files.read_duplicates()["test_index"].to_list() == []
 
 
 @pytest.mark.parametrize(

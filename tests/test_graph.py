@@ -11,7 +11,7 @@ import pytest
 
 from cifar_resnet import files
 from tests.conftest import Clone
-from tools.scratch import ROOT
+from tools.scratch import ROOT, git
 
 GRAPH = files.read_yaml(ROOT / "dvc.yaml")
 STAGES = list(GRAPH["stages"])
@@ -116,6 +116,13 @@ def test_what_editors_and_systems_leave_makes_no_stage_stale(finished: Clone, tm
             path.write_text("left")
         (clone.folder / folder / ".#loop.py").symlink_to("user@host.1234")
     assert clone.dvc("status", "--json").strip() == "{}"
+
+
+def test_a_clone_with_other_line_ends_has_the_same_bytes(finished: Clone, tmp_path: Path) -> None:
+    other = tmp_path / "clone"
+    git(tmp_path, "-c", "core.autocrlf=true", "clone", "--quiet", str(finished.folder), str(other))
+    for path in git(finished.folder, "ls-files").split():
+        assert (other / path).read_bytes() == finished.read(path), path
 
 
 def entries(kind: str) -> list[tuple[str, dict[str, Any]]]:

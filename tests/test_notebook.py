@@ -44,13 +44,7 @@ def outputs(working: Path) -> list[dict[str, Any]]:
 
 def test_the_notebook_trains_as_dvc_does_here(working: Path, finished: Clone) -> None:
     printed = "".join("".join(output.get("text", "")) for output in outputs(working))
-    for stage in (
-        "fetch",
-        "preprocess",
-        "duplicates",
-        "train",
-        "export",
-    ):  # evaluate has all its outputs in git
+    for stage in ("fetch", "preprocess", "duplicates", "train", "export"):  # evaluate's outputs are in git
         assert f"Running stage '{stage}'" in printed
     test = json.loads(finished.read("metrics/test.json"))
     assert f"test accuracy {test['test_accuracy']:.2%}" in printed
@@ -78,8 +72,7 @@ def test_the_committed_notebook_holds_no_output() -> None:
     assert not [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")]
 
 
-@pytest.mark.parametrize("package", IMAGE)
-def test_the_versions_of_the_free_images_are_allowed(package: str) -> None:
+def test_the_versions_of_the_free_images_are_allowed() -> None:
     project = tomllib.loads((scratch.ROOT / "pyproject.toml").read_text())["project"]
     needs = {need.name: need.specifier for need in map(Requirement, project["dependencies"])}
-    assert IMAGE[package] in needs[package]
+    assert not [package for package, version in IMAGE.items() if version not in needs[package]]

@@ -69,6 +69,11 @@ def test_a_recipe_stands_on_others(tmp_path: Path) -> None:
     assert recipes.read_recipe(top) == expected
 
 
+def test_a_recipe_cannot_name_what_params_lack() -> None:
+    with pytest.raises(ValueError, match="no 'epoch'; it has epochs"):
+        scratch.merge({"train": {"epochs": 1}}, {"train": {"epoch": 2}})
+
+
 def test_a_recipe_is_named_after_its_path() -> None:
     assert recipes.title(Path("recipes/ablation/no-cutmix.yaml")) == "ablation-no-cutmix"
     assert recipes.title(Path("recipes/quick.yaml").absolute()) == "quick"

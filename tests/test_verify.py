@@ -29,12 +29,13 @@ def published(finished: Clone, tmp_path: Path) -> Clone:
     return clone
 
 
-def test_the_locked_run_is_repeated_to_the_last_digit(published: Clone) -> None:
+def test_the_locked_run_is_repeated_to_the_last_digit(published: Clone, finished: Clone) -> None:
     printed = published.run("python", "-m", "tools.verify", "--epochs", "2")
     assert "identical: this machine repeats the published run to the last digit" in printed
     accuracy = json.loads(published.read("metrics/test.json"))["test_accuracy"]
     assert f"{accuracy:.2%} here, {accuracy:.2%} in metrics/test.json" in printed
     assert not published.dvc("diff").strip()
+    assert published.read("logs/train.jsonl") == finished.read("logs/train.jsonl")
 
 
 def test_another_recipe_in_the_code_is_found(published: Clone) -> None:

@@ -47,15 +47,9 @@ def test_the_token_of_a_workflow_can_do_little(path: Path) -> None:
 
 
 def test_the_commands_of_ci_are_ones_of_the_makefile() -> None:
-    planned = ""
     for command in (step["run"] for step in steps("ci") if "run" in step):
         make, *words = command.split()
-        done = subprocess.run(
-            [make, "--dry-run", *words], cwd=ROOT, check=True, capture_output=True, text=True
-        )
-        planned += done.stdout
-    assert "pytest " in planned
-    assert "mypy" in planned
+        subprocess.run([make, "--dry-run", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_the_report_has_params_metrics_and_curves(finished: Clone, tmp_path: Path) -> None:

@@ -13,69 +13,36 @@ from cifar_resnet.process import command, failures
 from tests.conftest import Clone
 from tests.process.test_command import MAIN
 from tests.test_pipeline import results
+from tools import scratch
 
 # By section: the wrong values, and what the line has to say of them.
 WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
     "fetch": [
         ({"dataset": "cifar100"}, "fetch.dataset: "),
-        ({"source": "here"}, "fetch.source: unknown name; did you mean 'sources'?"),
-        ({"sources": []}, "fetch.sources: "),
-        ({"synthetic": {"train_images": 0}}, "fetch.synthetic.train_images: "),
-        ({"synthetic": {"seed": "zero"}}, "fetch.synthetic.seed: "),
         ({"dataset": "cifar10", "sources": ["nowhere.tar.gz"]}, "nowhere.tar.gz"),
     ],
     "preprocess": [
         ({"validation_images": 0}, "preprocess.validation_images: "),
         ({"validation_images": 500}, "validation_images 500"),
-        ({"train_images": 1.5}, "preprocess.train_images: "),
-        ({"seed": -1}, "preprocess.seed: "),
     ],
     "duplicates": [
         ({"threshold": 1.5}, "duplicates.threshold: "),
-        ({"threshold": "high"}, "duplicates.threshold: "),
     ],
     "train": [
         ({"epochs": 0}, "train.epochs: "),
-        ({"epoch": 5}, "train.epoch: unknown name; did you mean 'epochs'?"),
-        ({"optimizer": {"momentum": 0.9}}, "train.optimizer.momentum: unknown name"),
-        ({"epochs": 2.5}, "train.epochs: "),
-        ({"epochs": None}, "train.epochs: "),
         ({"batch_size": 401}, "train.batch_size 401"),
         ({"batch_size": 50, "processes": 3}, "batch_size 50 must be a multiple of processes 3"),
-        ({"patience": 0}, "train.patience: "),
         ({"device": "gpu"}, "train.device: "),
         ({"device": "cuda"}, "cuda is not available"),
-        ({"precision": "float8"}, "train.precision: "),
-        ({"deterministic": "yes"}, "train.deterministic: "),
-        ({"label_smoothing": 1}, "train.label_smoothing: "),
-        ({"ema_decay": -0.1}, "train.ema_decay: "),
-        ({"model": {"width": 0}}, "train.model.width: "),
-        ({"model": {"blocks": [1, 1, 1]}}, "train.model.blocks"),
-        ({"schedule": {"shape": "linear"}}, "train.schedule.shape: "),
-        ({"optimizer": {"lr": -0.1}}, "train.optimizer.lr: "),
-        ({"optimizer": {"betas": [0.9, 1]}}, "train.optimizer.betas"),
-        ({"augmentation": {"cutout": 3}}, "train.augmentation.cutout: "),
         ({"mixing": {"cutmix": 0.7, "mixup": 0.7}}, "train.mixing"),
-        ({"normalization": {"std": [0.2, 0.2, 0]}}, "train.normalization.std"),
     ],
     "evaluate": [
         ({"batch_size": "500"}, "evaluate.batch_size: "),
-        ({"flip": 1}, "evaluate.flip: "),
     ],
     "export": [
         ({"images": 0}, "export.images: "),
-        ({"opset": 20}, "export.opset: unknown name"),
     ],
 }
-
-
-def merge(params: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Put nested `changes` into `params`, new names too."""
-    for name, value in changes.items():
-        if isinstance(value, dict):
-            merge(params[name], value)
-        else:
-            params[name] = value
 
 
 @pytest.mark.slow
@@ -89,7 +56,7 @@ def test_wrong_values_cost_nothing(finished: Clone, tmp_path: Path, monkeypatch:
 
     def change(section: str, changes: dict[str, Any]) -> None:
         changed = yaml.safe_load(right)
-        merge(changed[section], changes)
+        scratch.merge(changed[section], changes)
         params.write_text(yaml.safe_dump(changed))
 
     for section, cases in WRONG.items():

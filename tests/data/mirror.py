@@ -1,11 +1,8 @@
 """A server on loopback that answers as it is told, one fault at a time."""
 
-import socket
-import struct
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 from tests.data.stand_ins import ARCHIVE
 
@@ -37,10 +34,6 @@ class Mirror(ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         """A client that hangs up is no error here."""
-
-    def shutdown_request(self, request: Any) -> None:
-        """Close without the FIN that would hide the RST of `reset`."""
-        self.close_request(request)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -109,9 +102,3 @@ def stall(cut: int) -> Answer:
         silence(handler)
 
     return answer
-
-
-def reset(handler: Handler) -> None:
-    """The headers, then RST."""
-    ranged(0)(handler)
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

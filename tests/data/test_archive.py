@@ -4,7 +4,6 @@ import gzip
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,11 +47,9 @@ def reason(content: bytes, out: Path) -> str:
 
 
 UNUSUAL = {
-    "tar": TAR,
     "tar.gz": ARCHIVE,
     "tar of .": tar(FILES, f"./{FOLDER}"),
-    "deep tar": tar(FILES, f"some/data/{FOLDER}"),
-    "reversed tar": tar(dict(reversed(FILES.items()))),
+    "deep, reversed tar": tar(dict(reversed(FILES.items())), f"some/data/{FOLDER}"),
     "second copy is wrong": TAR[:FIRST] + member(PLACE, b"wrong") + TAR[FIRST:],
 }
 
@@ -85,21 +82,16 @@ def test_folder_serves_unless_it_lacks_a_file_or_holds_a_wrong_one(
 
 PASSED_OVER = {
     "relative symlink": member(PLACE, kind=tarfile.SYMTYPE, link="data_batch_2"),
-    "relative hard link": member(PLACE, kind=tarfile.LNKTYPE, link=f"{FOLDER}/data_batch_2"),
     "folder": member(PLACE, kind=tarfile.DIRTYPE),
     "wrong folder": member(f"{FOLDER}/more/data_batch_1", CONTENT),
-    "no folder": member("data_batch_1", CONTENT),
     "other name": member(f"{FOLDER}/data_batch_6", CONTENT),
 }
 
 
 @pytest.mark.parametrize("stranger", PASSED_OVER.values(), ids=PASSED_OVER)
-@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["tar", "tar.gz"])
-def test_stranger_in_an_archive_is_passed_over_and_never_taken_for_a_file(
-    stranger: bytes, pack: Callable[[bytes], bytes], out: Path
-) -> None:
-    assert reason(pack(stranger + TAR[FIRST:]), out) == f"it holds no file {PLACE}"
-    out.with_name("archive").write_bytes(pack(stranger + TAR))
+def test_stranger_in_an_archive_is_passed_over_and_never_taken_for_a_file(stranger: bytes, out: Path) -> None:
+    assert reason(stranger + TAR[FIRST:], out) == f"it holds no file {PLACE}"
+    out.with_name("archive").write_bytes(stranger + TAR)
     unpack(out.with_name("archive"), out)
     assert contents(out) == FILES
 
@@ -111,32 +103,20 @@ REFUSED = {
     "empty tar": (bytes(10240), f"it holds no file {FOLDER}/batches.meta"),
     "no tar": (b"text" * 999, "unreadable: "),
     "no deflate stream": (ARCHIVE[:10] + b"\xff" * 99, "unreadable: "),
-    "other archive": (b"PK\3\4" + bytes(999), "unreadable: "),
     "truncated tar": (TAR[: len(TAR) // 2], "unreadable: unexpected end of data"),
-    "end of tar in a header": (TAR[: FIRST + 99], f"it holds no file {FOLDER}/batches.meta"),
     "wrong copy first": (member(PLACE, b"wrong") + TAR, "data_batch_1 is not the official file"),
     "huge file": (header(PLACE, 2**26 + 1) + TAR, f"'{PLACE}' would unpack to 67108865 bytes"),
     "huge stranger": (header("x\n\33[2J", 2**40) + TAR, r"'x\n\x1b[2J' would unpack to 1099511627776 "),
     "sparse map without numbers": (SPARSE.tobuf(tarfile.PAX_FORMAT) + TAR, "unreadable: "),
     "above": (member(f"../{PLACE}", CONTENT) + TAR, "unreadable: "),
     "symlink": (member(PLACE, kind=tarfile.SYMTYPE, link="/etc/passwd") + TAR, "unreadable: "),
-    "symlink upwards": (member(FOLDER, kind=tarfile.SYMTYPE, link="..") + TAR, "unreadable: "),
-    "hard link": (member(PLACE, kind=tarfile.LNKTYPE, link="/etc/passwd") + TAR, "unreadable: "),
     "device": (member(PLACE, kind=tarfile.CHRTYPE) + TAR, "unreadable: "),
-    "block device": (member(PLACE, kind=tarfile.BLKTYPE) + TAR, "unreadable: "),
-    "fifo": (member(PLACE, kind=tarfile.FIFOTYPE) + TAR, "unreadable: "),
 }
 
 
 @pytest.mark.parametrize(("content", "expected"), REFUSED.values(), ids=REFUSED)
 def test_archive_is_refused(content: bytes, expected: str, out: Path) -> None:
-    for packed in (content, gzip.compress(content, 1)):
-        assert reason(packed, out).startswith(expected)
-
-
-@pytest.mark.parametrize("place", [f"/tmp/{PLACE}", f"{FOLDER}/../{PLACE}"], ids=["absolute", "up and down"])
-def test_place_of_a_member_does_not_decide_where_its_content_is_written(place: str, out: Path) -> None:
-    assert "data_batch_1 is not the official file" in reason(member(place, b"wrong") + TAR, out)
+    assert reason(content, out).startswith(expected)
 
 
 def test_gzip_that_breaks_within_a_file_is_refused(out: Path) -> None:
@@ -145,7 +125,7 @@ def test_gzip_that_breaks_within_a_file_is_refused(out: Path) -> None:
     assert reason(content, out).startswith("unreadable: Error -3 while decompressing")
 
 
-@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.REGTYPE])
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.REGTYPE])
 def test_bomb_is_refused_before_it_fills_the_memory(
     kind: bytes, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +134,7 @@ def test_bomb_is_refused_before_it_fills_the_memory(
     assert reason(bomb, out) == "it would unpack to more than 1048576 bytes"
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     packed=st.booleans(),
     place=st.integers(0, 7),

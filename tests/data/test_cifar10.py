@@ -50,14 +50,6 @@ def test_torchvision_reads_the_same_from_the_official_files(
     assert_torchvision_reads_the_same(official, monkeypatch)
 
 
-@pytest.mark.parametrize("protocol", [3, 4])
-def test_pixels_are_planes_of_red_green_blue_in_row_order(protocol: int) -> None:
-    data = np.arange(2 * 3072, dtype=np.uint64).astype(np.uint8).reshape(2, 3072)
-    images, labels = decode_batch(pickle.dumps({"data": data, "labels": [3, 9]}, protocol=protocol))
-    assert images[1, 2, 5, 7] == data[1, 2 * 1024 + 5 * 32 + 7]
-    assert labels.tolist() == [3, 9]
-
-
 def test_python_2s_text_is_read() -> None:
     """The official files' arrays hold their bytes in a `str` of Python 2."""
     data = bytes(range(256)) * 12
@@ -69,13 +61,6 @@ def test_python_2s_text_is_read() -> None:
     images, labels = decode_batch(content)
     assert bytes(images.flatten().tolist()) == data
     assert labels.tolist() == [7]
-
-
-def test_decoded_images_can_be_written_to() -> None:
-    content = pickle.dumps({"data": np.ones((1, 3072), np.uint8), "labels": [0]}, protocol=4)
-    images = decode_batch(content).images
-    images += 1
-    assert bool((images == 2).all())
 
 
 class Call:
@@ -98,42 +83,33 @@ class Name:
 HOSTILE = {
     "os.system": Call(os.system, "touch hostile"),
     "eval": Call(eval, "open('hostile', 'w')"),
-    "exec": Call(exec, "open('hostile', 'w')"),
     "getattr": Call(getattr, "", "join"),
-    "Path.touch": Call(Path.touch, Path("hostile")),
     "numpy.save": Call(np.save, "hostile", [1]),
-    "numpy.fromfile": Call(np.fromfile, "/etc/hostname", "u1"),
-    "numpy.testing": Call(np.testing.rundocs, "/etc/hostname"),
-    "numpy.load": Call(np.load, "/etc/hostname"),
-    "_codecs.encode": Name("_codecs", "encode"),
     "a module that acts when imported": Name("numpy.f2py.__main__", "dtype"),
     "another submodule": Name("numpy.ma.core", "ndarray"),
-    "no module at all": Name("numpy.nothing", "ndarray"),
     "a path to a function": Name("numpy", "testing.rundocs"),
     "a path that ends well": Name("numpy", "ma.core.ndarray"),
 }
 
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
-@pytest.mark.parametrize("decode", [decode_batch, decode_class_names])
 def test_hostile_files_are_refused_before_they_act(
-    hostile: Call | Name, decode: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hostile: Call | Name, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["f2py", "-v"])
     modules = set(sys.modules)
-    contents = (
-        [hostile.content] if isinstance(hostile, Name) else [pickle.dumps(hostile, p) for p in (0, 2, 4, 5)]
-    )
+    contents = [hostile.content] if isinstance(hostile, Name) else [pickle.dumps(hostile, p) for p in (0, 4)]
     for content in contents:
-        with pytest.raises(pickle.UnpicklingError, match="is not allowed"):
-            decode(content)
+        for decode in (decode_batch, decode_class_names):
+            with pytest.raises(pickle.UnpicklingError, match="is not allowed"):
+                decode(content)
     assert not list(tmp_path.iterdir())
     assert set(sys.modules) == modules
 
 
 @pytest.mark.slow
-def test_checksums_are_those_of_sha256sum_and_a_file_that_changed_is_not_read(
+def test_checksums_are_those_of_sha256sum_and_of_one_file_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -147,11 +123,9 @@ def test_checksums_are_those_of_sha256sum_and_a_file_that_changed_is_not_read(
             [program, "--check", "--strict", "SHA256SUMS"], cwd=files.RAW, text=True
         )
         assert told == "batches.meta: OK\ndata_batch_1: OK\n"
-    assert cifar10.read_raw("data_batch_1") == b"abc"
-    for wrong in (b"abd", b"ab", b"def"):  # the last are the bytes of the other file
-        (files.RAW / "data_batch_1").write_bytes(wrong)
-        with pytest.raises(UserError, match=r"data_batch_1 is damaged: .* `dvc repro --force fetch`"):
-            cifar10.read_raw("data_batch_1")
+    (files.RAW / "data_batch_1").write_bytes(b"def")  # the other file's bytes
+    with pytest.raises(UserError, match=r"data_batch_1 is damaged: .* `dvc repro --force fetch`"):
+        cifar10.read_raw("data_batch_1")
 
 
 def test_cifar10_has_one_size() -> None:

@@ -1,7 +1,6 @@
 """What is told of the data, against NumPy's figures and the known ones of CIFAR-10."""
 
 import io
-import statistics
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +34,6 @@ def test_official_files_hold_what_is_known_of_cifar10(official: Path) -> None:
     channels = channel_statistics(train.images)
     assert channels["mean"].tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
     assert channels["std"].tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=5e-5)
-
-
-def test_channel_statistics_are_rounded_exact_numbers() -> None:
-    images = random_images(7).images
-    pixels = [channel.flatten().tolist() for channel in images.transpose(0, 1)]
-    channels = channel_statistics(images)
-    assert channels["mean"].tolist() == [sum(values) / (255 * len(values)) for values in pixels]
-    std = [statistics.pstdev(values) / 255 for values in pixels]
-    assert channels["std"].tolist() == pytest.approx(std, rel=1e-15)
 
 
 def test_images_are_counted_per_class_and_split() -> None:
@@ -85,18 +75,11 @@ def cells(figure: Figure, rows: int, columns: int) -> np.ndarray:
 
 
 def test_samples_show_the_first_images_of_each_class_dot_for_dot() -> None:
-    data = Images(random_images(20).images, torch.arange(20) % 4)
-    shown = cells(samples(data, CLASSES[:4], per_class=3), 4, 3)
-    for label in range(4):
-        for column in range(3):
-            assert np.array_equal(shown[label, column], data.images[label + 4 * column].permute(1, 2, 0))
-
-
-def test_samples_of_a_class_with_few_images_leave_the_rest_of_its_row_empty() -> None:
-    data = Images(random_images(7).images, torch.tensor([0, 0, 0, 2, 2, 2, 0]))
-    shown = cells(samples(data, CLASSES[:3], per_class=4), 3, 4)
-    empty = (shown == 255).all((2, 3, 4))
-    assert empty.tolist() == [[False] * 4, [True] * 4, [False, False, False, True]]
+    data = Images(random_images(19).images, torch.arange(19) % 4)
+    shown = cells(samples(data, CLASSES[:4], per_class=5), 4, 5)
+    for index, image in enumerate(data.images):
+        assert np.array_equal(shown[index % 4, index // 4], image.permute(1, 2, 0))
+    assert (shown[3, 4] == 255).all()  # the last class has only four images
 
 
 def test_samples_of_many_classes_and_large_images_stay_small() -> None:

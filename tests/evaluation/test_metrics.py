@@ -1,21 +1,17 @@
-"""Every metric against torchmetrics and, where it has it, scikit-learn."""
+"""Every metric against scikit-learn, the calibration error against its paper's formula."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 from torch import Tensor
-from torchmetrics.functional import classification as torchmetrics
 
 from cifar_resnet.evaluation.metrics import (
-    EvaluateConfig,
     accuracy_interval,
     calibration_error,
     confusion_matrix,
@@ -55,44 +51,6 @@ def paper_calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     return error
 
 
-def assert_equals_the_references(logits: Tensor, labels: Tensor) -> None:
-    classes = logits.shape[1]
-    ours = evaluate(logits, labels)
-    predicted = logits.argmax(1)
-    truth, guess = labels.numpy(), logits.numpy().argmax(1)
-    every = list(range(classes))
-    probabilities = logits.double().softmax(1)
-
-    share = torchmetrics.multiclass_accuracy(predicted, labels, classes, average="micro")
-    assert ours["test_accuracy"] == pytest.approx(share.item(), abs=1e-6)
-    assert ours["test_accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(truth, guess), abs=1e-12)
-
-    loss = sklearn_metrics.log_loss(truth, probabilities.numpy(), labels=every)
-    assert ours["test_loss"] == pytest.approx(loss, rel=1e-9)
-
-    # torchmetrics leaves classes out of the mean that are neither present nor predicted.
-    f1 = torchmetrics.multiclass_f1_score(predicted, labels, classes, average="none")
-    assert ours["test_f1"] == pytest.approx(f1.mean().item(), abs=1e-6)
-    f1 = sklearn_metrics.f1_score(truth, guess, labels=every, average="macro", zero_division=0)
-    assert ours["test_f1"] == pytest.approx(f1, abs=1e-12)
-
-    matrix = confusion_matrix(predicted, labels, classes)
-    shares = per_class(matrix, names(classes))["accuracy"].tolist()
-    recall = torchmetrics.multiclass_accuracy(predicted, labels, classes, average="none")
-    assert shares == pytest.approx(recall.tolist(), abs=1e-6)
-    recall = sklearn_metrics.recall_score(truth, guess, labels=every, average=None, zero_division=0)
-    assert shares == pytest.approx(recall.tolist(), abs=1e-12)
-
-    assert torch.equal(matrix, torchmetrics.multiclass_confusion_matrix(predicted, labels, classes))
-    assert np.array_equal(matrix.numpy(), sklearn_metrics.confusion_matrix(truth, guess, labels=every))
-    assert matrix.dtype == torch.int64
-
-    error = torchmetrics.multiclass_calibration_error(probabilities, labels, classes, BINS, norm="l1")
-    assert ours["test_ece"] == pytest.approx(error.item(), abs=1e-5)
-    exact = paper_calibration_error(probabilities, labels)
-    assert ours["test_ece"] == pytest.approx(exact, abs=1e-12)
-
-
 @given(
     seed=st.integers(0, 2**31),
     count=st.integers(1, 300),
@@ -100,53 +58,40 @@ def assert_equals_the_references(logits: Tensor, labels: Tensor) -> None:
     ties=st.booleans(),
     skill=st.sampled_from([0.0, 1.0, 4.0]),
 )
-@settings(max_examples=100)
-def test_metrics_equal_torchmetrics_and_scikit_learn(
+@settings(max_examples=50)
+def test_metrics_equal_scikit_learns_and_the_papers(
     seed: int, count: int, classes: int, ties: bool, skill: float
 ) -> None:
-    assert_equals_the_references(*random_case(seed, count, classes, ties, skill))
+    logits, labels = random_case(seed, count, classes, ties, skill)
+    ours = evaluate(logits, labels)
+    predicted = logits.argmax(1)
+    truth, guess = labels.numpy(), logits.numpy().argmax(1)
+    every = list(range(classes))
+    probabilities = logits.double().softmax(1)
+
+    assert ours["test_accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(truth, guess), abs=1e-12)
+
+    loss = sklearn_metrics.log_loss(truth, probabilities.numpy(), labels=every)
+    assert ours["test_loss"] == pytest.approx(loss, rel=1e-9)
+
+    f1 = sklearn_metrics.f1_score(truth, guess, labels=every, average="macro", zero_division=0)
+    assert ours["test_f1"] == pytest.approx(f1, abs=1e-12)
+
+    matrix = confusion_matrix(predicted, labels, classes)
+    shares = per_class(matrix, names(classes))["accuracy"].tolist()
+    recall = sklearn_metrics.recall_score(truth, guess, labels=every, average=None, zero_division=0)
+    assert shares == pytest.approx(recall.tolist(), abs=1e-12)
+
+    assert np.array_equal(matrix.numpy(), sklearn_metrics.confusion_matrix(truth, guess, labels=every))
+    assert matrix.dtype == torch.int64
+
+    exact = paper_calibration_error(probabilities, labels)
+    assert ours["test_ece"] == pytest.approx(exact, abs=1e-12)
 
 
-def test_ten_thousand_images_equal_torchmetrics_and_scikit_learn() -> None:
-    assert_equals_the_references(*random_case(0, 10_000, 10, ties=False, skill=3.0))
-
-
-def test_a_class_without_images() -> None:
-    logits, labels = random_case(1, 200, 5, ties=False, skill=1.0)
-    labels[labels == 3] = 2
-    assert_equals_the_references(logits, labels)
-    table = per_class(confusion_matrix(logits.argmax(1), labels, 5), names(5))
-    assert table.set_index("class")["accuracy"]["class 3"] == 0
-
-
-def test_a_class_that_is_never_predicted() -> None:
-    logits, labels = random_case(2, 200, 5, ties=False, skill=1.0)
-    logits[:, 3] = -20
-    assert_equals_the_references(logits, labels)
-
-
-def test_a_class_neither_present_nor_predicted_counts_with_f1_zero() -> None:
-    logits, labels = random_case(3, 200, 5, ties=False, skill=1.0)
-    logits[:, 3] = -20
-    labels[labels == 3] = 2
-    assert_equals_the_references(logits, labels)
-
-
-def test_all_logits_equal_predicts_the_first_class() -> None:
-    labels = torch.tensor([0, 1, 2, 3])
-    assert_equals_the_references(torch.zeros(4, 4), labels)
-    assert evaluate(torch.zeros(4, 4), labels)["test_loss"] == pytest.approx(math.log(4))
-
-
-def test_one_class_takes_all() -> None:
-    labels = torch.tensor([0, 1, 2, 3, 1, 1])
-    assert_equals_the_references(torch.eye(4)[1].repeat(6, 1) * 5, labels)
-
-
-@pytest.mark.parametrize("margin", [100.0, 10_000.0])
-def test_perfect_predictions(margin: float) -> None:
+def test_perfect_predictions() -> None:
     labels = torch.arange(50) % 10
-    metrics = evaluate(margin * torch.eye(10)[labels], labels)
+    metrics = evaluate(10_000 * torch.eye(10)[labels], labels)
     assert metrics == {
         "test_accuracy": 1.0,
         "test_ci_low": pytest.approx(50 / (50 + 1.959964**2)),  # Wilson's formula for 50 of 50
@@ -157,21 +102,13 @@ def test_perfect_predictions(margin: float) -> None:
     }
 
 
-def test_confidently_wrong_predictions() -> None:
-    labels = torch.arange(50) % 10
-    metrics = evaluate(100 * torch.eye(10)[(labels + 1) % 10], labels)
-    assert metrics["test_accuracy"] == metrics["test_f1"] == 0
-    assert metrics["test_loss"] == pytest.approx(100)
-    assert metrics["test_ece"] == pytest.approx(1)
-
-
 def with_confidence(confidences: list[float], classes: int = 20) -> Tensor:
     """Probabilities whose largest is class 0's."""
     top = torch.tensor(confidences, dtype=torch.float64)[:, None]
     return torch.cat([top, ((1 - top) / (classes - 1)).expand(-1, classes - 1)], dim=1)
 
 
-@pytest.mark.parametrize("edge", range(2, BINS + 1))
+@pytest.mark.parametrize("edge", [2, BINS])
 def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower(edge: int) -> None:
     """Right at the edge and wrong half a bin below it: the two gaps offset each other in one bin."""
     probabilities = with_confidence([edge / BINS, (edge - 0.5) / BINS])
@@ -181,19 +118,12 @@ def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower(edge: int) ->
     assert paper_calibration_error(probabilities, labels) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("edge", range(2, BINS))
-def test_a_confidence_just_above_the_edge_belongs_to_the_upper(edge: int) -> None:
+def test_a_confidence_just_above_the_edge_belongs_to_the_upper() -> None:
+    edge = 7
     above = math.nextafter(edge / BINS + 1e-12, 1)
     probabilities = with_confidence([above, (edge - 0.5) / BINS])
     expected = (1 - edge / BINS + (edge - 0.5) / BINS) / 2
     assert calibration_error(probabilities, torch.tensor([0, 1])) == pytest.approx(expected, abs=1e-9)
-
-
-def test_calibration_counts_bins_by_their_number_of_images() -> None:
-    """Nine images right with confidence 0.9, one of two right with 0.5, by hand."""
-    probabilities = with_confidence([0.9] * 9 + [0.5] * 2)
-    labels = torch.tensor([0] * 10 + [1])
-    assert calibration_error(probabilities, labels) == pytest.approx(9 / 11 * 0.1)
 
 
 def test_confusion_has_a_row_per_actual_class() -> None:
@@ -207,22 +137,13 @@ def test_names_are_paired_with_their_classes() -> None:
     assert table.values.tolist() == [["bird", 1.0], ["cat", 1.0], ["deer", 0.0]]
 
 
-@pytest.mark.parametrize(("right", "count"), [(9201, 10_000), (0, 50), (50, 50), (1, 3), (9786, 9946)])
+@pytest.mark.parametrize(("right", "count"), [(9201, 10_000), (50, 50)])
 def test_the_interval_is_wilsons(right: int, count: int) -> None:
     low, high = accuracy_interval(right / count, count)
     z, p = 1.959963984540054, right / count
     centre, half = p + z**2 / (2 * count), z * math.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
     assert low == pytest.approx((centre - half) / (1 + z**2 / count), abs=1e-12)
     assert high == pytest.approx((centre + half) / (1 + z**2 / count), abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"batch_size": 0}, {"device": "tpu"}, {"precision": "float16"}, {"seed": 0}],
-)
-def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(wrong))):
-        EvaluateConfig.model_validate({"batch_size": 500, "device": "cpu", "precision": "float32"} | wrong)
 
 
 def test_reliability_is_scikit_learns_calibration_curve() -> None:
@@ -234,8 +155,6 @@ def test_reliability_is_scikit_learns_calibration_curve() -> None:
     assert rows["accuracy"].tolist() == pytest.approx(shares.tolist())
     assert rows["confidence"].tolist() == pytest.approx(mean.tolist())
     assert rows["images"].sum() == 2000
-    weighted = (rows["images"] * (rows["accuracy"] - rows["confidence"]).abs()).sum() / 2000
-    assert weighted == pytest.approx(calibration_error(probabilities, labels))
 
 
 def test_the_most_frequent_errors_in_words() -> None:

@@ -34,12 +34,9 @@ def test_a_missing_driver_is_named(gpu: pytest.MonkeyPatch) -> None:
         cuda.check_driver()
 
 
-@pytest.mark.parametrize(("version", "named"), [(12020, "12.2"), (12090, "12.9"), (11080, "11.8")])
-def test_a_driver_that_is_too_old_is_named_with_what_to_install(
-    version: int, named: str, gpu: pytest.MonkeyPatch
-) -> None:
-    gpu.setattr(cuda, "driver_version", lambda: version)
-    told = rf"a driver for CUDA {named}, and PyTorch \S+ needs one for CUDA 13; install .* set device to cpu$"
+def test_a_driver_that_is_too_old_is_named_with_what_to_install(gpu: pytest.MonkeyPatch) -> None:
+    gpu.setattr(cuda, "driver_version", lambda: 12090)
+    told = r"a driver for CUDA 12\.9, and PyTorch \S+ needs one for CUDA 13; install .* set device to cpu$"
     with pytest.raises(UserError, match=told):
         cuda.check_driver()
 
@@ -68,14 +65,9 @@ def test_hidden_gpus_other_builds_and_machines_without_one_are_no_error(
 @pytest.mark.parametrize(
     ("capability", "known"),
     [
-        ((6, 0), False),
         ((7, 0), False),
-        ((7, 5), True),
-        ((8, 0), True),
         ((8, 9), True),  # by the code for 8.6
-        ((10, 3), True),
         ((11, 0), False),
-        ((12, 1), True),
         ((13, 0), True),  # by PTX
     ],
 )

@@ -1,6 +1,7 @@
 import os
 from collections.abc import Iterator
-from typing import Any
+from itertools import product
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -43,15 +44,10 @@ def present(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
 
-@pytest.mark.parametrize(
-    ("cuda", "mps", "expected"),
-    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
-)
-def test_auto_is_the_first_device_present(
-    cuda: bool, mps: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    present(monkeypatch, cuda=cuda, mps=mps)
-    assert select_device("auto").type == expected
+def test_auto_is_the_first_device_present(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpu, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        present(monkeypatch, cuda=gpu, mps=mps)
+        assert select_device("auto").type == expected
 
 
 def test_a_device_that_is_present_is_taken_as_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,12 +58,7 @@ def test_a_device_that_is_present_is_taken_as_named(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("name", "cuda", "mps", "allowed"),
-    [
-        ("cuda", False, False, "auto, cpu"),
-        ("cuda", False, True, "auto, mps, cpu"),
-        ("mps", False, False, "auto, cpu"),
-        ("mps", True, False, "auto, cuda, cpu"),
-    ],
+    [("cuda", False, True, "auto, mps, cpu"), ("mps", False, False, "auto, cpu")],
 )
 def test_an_absent_device_is_refused_with_what_is_there(
     name: Any, cuda: bool, mps: bool, allowed: str, monkeypatch: pytest.MonkeyPatch
@@ -77,28 +68,15 @@ def test_an_absent_device_is_refused_with_what_is_there(
         select_device(name)
 
 
-@pytest.mark.parametrize("device", [CPU, CUDA, MPS], ids=str)
-@pytest.mark.parametrize(
-    ("precision", "dtype"),
-    [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)],
-)
-def test_a_named_precision_is_taken_everywhere(
-    precision: Precision, dtype: torch.dtype, device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_named_precision_is_taken_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
-    assert autocast_dtype(precision, device) == dtype
+    for device, precision in product((CPU, CUDA, MPS), get_args(Precision)[1:]):
+        assert autocast_dtype(precision, device) == getattr(torch, precision)
 
 
 @pytest.mark.parametrize(
     ("capability", "dtype"),
-    [
-        ((6, 1), torch.float32),
-        ((7, 0), torch.float16),
-        ((7, 5), torch.float16),
-        ((8, 0), torch.bfloat16),
-        ((9, 0), torch.bfloat16),
-        ((12, 0), torch.bfloat16),
-    ],
+    [((6, 1), torch.float32), ((7, 0), torch.float16), ((7, 5), torch.float16), ((8, 0), torch.bfloat16)],
 )
 def test_auto_is_what_the_gpu_multiplies_fast(
     capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
@@ -145,7 +123,7 @@ def test_a_gpu_that_cannot_be_used_is_no_reason_to_use_the_cpu(monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("version", "wrong"),
-    [("2.10.1", False), ("2.11.0", True), ("2.13.1", True), ("2.14.0", False), ("2.15.0+cu132", False)],
+    [("2.10.1", False), ("2.11.0", True), ("2.13.1", True), ("2.14.0", False)],
 )
 def test_wrong_gradients_on_mps_are_refused(
     version: str, wrong: bool, monkeypatch: pytest.MonkeyPatch
@@ -207,46 +185,28 @@ def test_deterministic_sets_all_that_repeating_a_run_takes() -> None:
 
 
 @pytest.mark.usefixtures("_settings_put_back")
-def test_an_algorithm_that_does_not_repeat_fails_when_deterministic() -> None:
-    make_deterministic(True)
-    with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
-        torch.zeros(2).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]), accumulate=False)
-
-
-@pytest.mark.usefixtures("_settings_put_back")
-def test_a_workspace_setting_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deterministic_can_be_switched_off_and_keeps_the_users_workspace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_deterministic(False)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     make_deterministic(True)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
-
-
-@pytest.mark.usefixtures("_settings_put_back")
-def test_deterministic_can_be_switched_off_again() -> None:
-    make_deterministic(True)
     make_deterministic(False)
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.backends.cudnn.benchmark
 
 
-@pytest.mark.usefixtures("_settings_put_back")
-def test_switched_off_leaves_cublas_alone() -> None:
-    make_deterministic(False)
-    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-
-
-def test_the_fingerprint_tells_versions_and_processors_apart() -> None:
+def test_the_fingerprint_tells_versions_and_processors_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = fingerprint(CPU)
     assert facts["torch"] == torch.__version__
     assert facts["threads"] == torch.get_num_threads()
     assert facts["device"].startswith("cpu ")
     assert facts["cudnn"] is None
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(before + 1)
-        assert fingerprint(CPU) != facts
-    finally:
-        torch.set_num_threads(before)
     assert fingerprint(CPU) == facts
+    monkeypatch.setattr(torch, "get_num_threads", lambda: facts["threads"] + 1)
+    assert fingerprint(CPU) != facts
 
 
 def test_on_a_gpu_the_number_of_threads_decides_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,18 +221,17 @@ def test_on_a_gpu_the_number_of_threads_decides_no_bit(monkeypatch: pytest.Monke
 MESSAGE = r"^out of memory; lower train\.batch_size \(now 256\)$"
 
 
-def test_gpu_memory_running_out_names_the_batch_size() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.31 GB, other allocations: 800.00 MB)"),
+    ],
+)
+def test_gpu_memory_running_out_names_the_batch_size(error: RuntimeError) -> None:
     with pytest.raises(ValueError, match=MESSAGE) as caught, naming_memory("train", 256):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
-
-
-def test_memory_of_mps_running_out_names_the_batch_size() -> None:
-    """A plain RuntimeError there, as PyTorch words it."""
-    with pytest.raises(ValueError, match=MESSAGE), naming_memory("train", 256):
-        raise RuntimeError(
-            "MPS backend out of memory (MPS allocated: 17.31 GB, other allocations: 800.00 MB)"
-        )
+        raise error
+    assert caught.value.__cause__ is error
 
 
 def test_main_memory_running_out_names_the_batch_size() -> None:
@@ -286,22 +245,8 @@ def test_real_gpu_memory_running_out_names_the_batch_size() -> None:
         torch.empty(2**50, dtype=torch.uint8, device="cuda")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)"),
-        ValueError("train.batch_size 256 must be at most the 100 training images"),
-        KeyboardInterrupt(),
-    ],
-    ids=repr,
-)
-def test_other_errors_stay_as_they_are(error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught, naming_memory("train", 256):
+def test_other_errors_stay_as_they_are() -> None:
+    error = RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)")
+    with pytest.raises(RuntimeError) as caught, naming_memory("train", 256):
         raise error
     assert caught.value is error
-
-
-def test_without_an_error_nothing_happens() -> None:
-    with naming_memory("train", 256):
-        total = torch.ones(3).sum()
-    assert total == 3

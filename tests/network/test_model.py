@@ -101,53 +101,28 @@ def test_names_shapes_and_types_are_torchvisions(built: ResNet) -> None:
         assert (tensor.shape, tensor.dtype) == (theirs[name].shape, theirs[name].dtype), name
 
 
-def test_weights_of_torchvision_load_and_weights_of_ours_load_there(built: ResNet) -> None:
-    theirs = torchvision_resnet50()
-    loaded = restore_model(RESNET50, 10, theirs.state_dict())
-    for name, tensor in theirs.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], tensor), name
-    theirs.load_state_dict(built.state_dict())
-    for name, tensor in built.state_dict().items():
-        assert torch.equal(theirs.state_dict()[name], tensor), name
-
-
-def test_resnet50_has_the_published_number_of_parameters(built: ResNet) -> None:
-    assert sum(parameter.numel() for parameter in built.parameters()) == 23_520_842
-
-
 def test_every_parameter_starts_in_torchvisions_distribution(built: ResNet) -> None:
-    """Kolmogorov-Smirnov against the closed form, and torchvision's own draws against the same form."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        theirs = torchvision.models.resnet50(num_classes=10)
-    for network in (built, theirs):
-        for name, module in network.named_modules():
-            if isinstance(module, nn.Conv2d):
-                std = math.sqrt(2 / (module.out_channels * math.prod(module.kernel_size)))
-                distribution = stats.norm(0, std)
-            elif isinstance(module, nn.Linear):
-                bound = 1 / math.sqrt(module.in_features)
-                distribution = stats.uniform(-bound, 2 * bound)
-                assert bound / 2 < module.bias.abs().max() <= bound
-            else:
-                continue
-            sample = module.weight.detach().flatten()[:20_000].numpy()
-            assert stats.kstest(sample, distribution.cdf).pvalue > 1e-6, name
+    """Kolmogorov-Smirnov against the closed form."""
+    for name, module in built.named_modules():
+        if isinstance(module, nn.Conv2d):
+            std = math.sqrt(2 / (module.out_channels * math.prod(module.kernel_size)))
+            distribution = stats.norm(0, std)
+        elif isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            distribution = stats.uniform(-bound, 2 * bound)
+            assert bound / 2 < module.bias.abs().max() <= bound
+        else:
+            continue
+        sample = module.weight.detach().flatten()[:20_000].numpy()
+        assert stats.kstest(sample, distribution.cdf).pvalue > 1e-6, name
 
 
 def test_batch_norms_start_as_identity(built: ResNet) -> None:
     norms = [module for module in built.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(norms) == 53
     for norm in norms:
-        for tensor, value in (
-            (norm.weight, 1),
-            (norm.bias, 0),
-            (norm.running_mean, 0),
-            (norm.running_var, 1),
-            (norm.num_batches_tracked, 0),
-        ):
-            assert tensor is not None
-            assert bool((tensor == value).all())
+        for name, tensor in norm.state_dict().items():
+            assert tensor.eq(name in ("weight", "running_var")).all(), name
 
 
 def test_layers_are_initialized_independently(built: ResNet) -> None:
@@ -157,7 +132,10 @@ def test_layers_are_initialized_independently(built: ResNet) -> None:
 
 
 def test_the_generator_alone_decides_the_initial_weights() -> None:
+    before = torch.get_rng_state()
     first = build_model(NARROW, 10, seeded(3)).state_dict()
+    restore_model(NARROW, 10, first)
+    assert torch.equal(torch.get_rng_state(), before)
     torch.rand(5)
     again = build_model(NARROW, 10, seeded(3)).state_dict()
     other = build_model(NARROW, 10, seeded(4)).state_dict()
@@ -167,13 +145,6 @@ def test_the_generator_alone_decides_the_initial_weights() -> None:
     assert not any(torch.equal(first[name], other[name]) for name in drawn)
 
 
-def test_building_and_restoring_leave_the_global_generator_alone() -> None:
-    before = torch.get_rng_state()
-    weights = build_model(NARROW, 10, seeded(0)).state_dict()
-    restore_model(NARROW, 10, weights)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 @given(
     width=st.integers(4, 8),
     blocks=st.tuples(*[st.integers(1, 2)] * 4),
@@ -181,7 +152,7 @@ def test_building_and_restoring_leave_the_global_generator_alone() -> None:
     count=st.integers(1, 3),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=20)
+@settings(max_examples=8)
 def test_networks_of_any_size_give_a_logit_per_class(
     width: int, blocks: tuple[int, int, int, int], classes: int, count: int, seed: int
 ) -> None:
@@ -211,41 +182,12 @@ def test_a_restored_network_gives_the_same_logits() -> None:
         assert torch.equal(restored.eval()(images), network.eval()(images))
 
 
-@pytest.mark.parametrize(
-    ("other", "classes"),
-    [
-        (NARROW.model_copy(update={"width": 5}), 10),
-        (NARROW.model_copy(update={"blocks": (2, 1, 1, 1)}), 10),
-        (NARROW, 11),
-    ],
-)
-def test_weights_of_another_network_are_refused_in_one_line(other: ResNetConfig, classes: int) -> None:
+def test_weights_of_another_network_are_refused_in_one_line() -> None:
     weights = build_model(NARROW, 10, seeded(0)).state_dict()
-    with pytest.raises(ValueError, match=rf"do not fit a network of width {other.width}") as caught:
-        restore_model(other, classes, weights)
-    message = str(caught.value)
-    assert str(other.blocks) in message
-    assert len(message.splitlines()) == 1
-    assert caught.value.__suppress_context__
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"width": 0},
-        {"width": 3},
-        {"width": 1025},
-        {"width": 1.5},
-        {"blocks": [3, 4, 6]},
-        {"blocks": [3, 4, 6, 3, 1]},
-        {"blocks": [0, 1, 1, 1]},
-        {"blocks": [1, 1, 1, 101]},
-        {"depth": 50},
-    ],
-)
-def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(wrong))):
-        ResNetConfig.model_validate(RESNET50.model_dump() | wrong)
+    told = r"do not fit a network of width 5 and blocks \(1, 1, 1, 1\): .*"
+    with pytest.raises(UserError, match=told) as caught:
+        restore_model(NARROW.model_copy(update={"width": 5}), 10, weights)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_with_zero_gamma_each_block_starts_as_its_shortcut() -> None:

@@ -3,14 +3,11 @@
 import errno
 import os
 import random
-import re
 import signal
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +61,9 @@ def test_a_damaged_newest_state_is_named_and_the_one_before_is_used(tmp_path: Pa
     assert newest(tmp_path) == 7
 
 
-def test_100_bit_flips_and_truncations_are_all_noticed(tmp_path: Path) -> None:
+def test_bit_flips_and_truncations_are_all_noticed(tmp_path: Path) -> None:
     chosen = random.Random(0)
-    for trial in range(100):
+    for trial in range(20):
         folder = tmp_path / str(trial)
         folder.mkdir()
         checkpoint.save(folder, state(1))
@@ -108,23 +105,17 @@ def interrupt(step: str, fault: Callable[[], None], after: bool) -> Callable[[],
     return patch.undo
 
 
-def raiser(code: int) -> Callable[[], None]:
-    def fault() -> None:
-        raise OSError(code, os.strerror(code))
-
-    return fault
+def no_space() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EIO])
-def test_an_error_in_any_step_of_a_save_leaves_a_good_state(
-    code: int, step: str, after: bool, tmp_path: Path
-) -> None:
+def test_an_error_in_any_step_of_a_save_leaves_a_good_state(step: str, after: bool, tmp_path: Path) -> None:
     for number in range(3):
         checkpoint.save(tmp_path, state(number))
-    undo = interrupt(step, raiser(code), after)
-    with pytest.raises(OSError, match=os.strerror(code)):
+    undo = interrupt(step, no_space, after)
+    with pytest.raises(OSError, match="No space left"):
         checkpoint.save(tmp_path, state(3))
     undo()
     assert newest(tmp_path) in (2, 3)
@@ -132,22 +123,23 @@ def test_an_error_in_any_step_of_a_save_leaves_a_good_state(
     assert newest(tmp_path) == 4
 
 
-def save_and_die(folder: Path, step: str, after: bool) -> None:
-    interrupt(step, lambda: os.kill(os.getpid(), signal.SIGKILL), after)
+def save_and_die(folder: Path, step: str) -> None:
+    interrupt(step, lambda: os.kill(os.getpid(), signal.SIGKILL), after=True)
     checkpoint.save(folder, state(3))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_kill_in_any_step_of_a_save_leaves_a_good_state(step: str, after: bool, tmp_path: Path) -> None:
+def test_a_kill_in_any_step_of_a_save_leaves_a_good_state(step: str, tmp_path: Path) -> None:
     for number in range(3):
         checkpoint.save(tmp_path, state(number))
-    process = FORK.Process(target=save_and_die, args=(tmp_path, step, after))
+    process = FORK.Process(target=save_and_die, args=(tmp_path, step))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert newest(tmp_path) in (2, 3)
+    with checkpoint.hold(tmp_path, {}):
+        assert not list(tmp_path.glob(".*")), "what the kill left of a save does not stay"
     checkpoint.save(tmp_path, state(4))
     assert newest(tmp_path) == 4
 
@@ -180,15 +172,37 @@ def test_saving_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.M
     assert newest(tmp_path) == 1
 
 
-def test_an_error_in_the_background_is_told_by_the_next_save_and_at_the_end(tmp_path: Path) -> None:
-    undo = interrupt("fsync", raiser(errno.ENOSPC), after=False)
-    saver = checkpoint.Saver(tmp_path, CPU)
-    saver.save(state(1))
-    with pytest.raises(OSError, match="No space left"):
-        saver.save(state(2))
-    with pytest.raises(OSError, match="No space left"), saver:
-        pass
+def save_and_stop(folder: Path, number: int) -> None:
+    with checkpoint.Saver(folder, CPU) as saver:
+        saver.save(state(number))
+        raise SystemExit(143)
+
+
+def test_a_save_that_fails_is_said_once_and_only_a_stop_has_to_have_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = f"could not save 0 MB in {tmp_path}: No space left on device"
+    undo = interrupt("fsync", no_space, after=False)
+    with checkpoint.Saver(tmp_path, CPU) as saver:
+        for number in range(3):
+            saver.save(state(number))
+    assert capsys.readouterr().out.count(told) == 1
+    with pytest.raises(OSError, match=told):
+        save_and_stop(tmp_path, 3)
     undo()
+    with pytest.raises(SystemExit):
+        save_and_stop(tmp_path, 4)
+    assert newest(tmp_path) == 4
+
+
+def test_a_full_disk_at_the_end_does_not_cost_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undo = interrupt("fsync", no_space, after=False)
+    checkpoint.finish(tmp_path / "run", "the model's MD5")
+    undo()
+    assert "this run is lost if DVC cannot record it" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
 
 
 def test_in_mps_the_copy_to_main_memory_is_not_made_in_another_thread(
@@ -202,28 +216,13 @@ def test_in_mps_the_copy_to_main_memory_is_not_made_in_another_thread(
         original(*arguments)
 
     monkeypatch.setattr(torch, "save", noting)
-    monkeypatch.setattr(torch.cuda, "Stream", None)
+    monkeypatch.setattr(torch.cuda, "Stream", None)  # nor is a stream made on the CPU of a machine with a GPU
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     for device in (torch.device("mps"), CPU):
         with checkpoint.Saver(tmp_path, device) as saver:
             saver.save(state(1))
     assert [thread is threading.main_thread() for thread in threads] == [True, False]
     assert newest(tmp_path) == 1
-
-
-@pytest.mark.parametrize("initialized", [False, True])
-def test_on_the_cpu_no_stream_is_made_whatever_else_is_in_the_machine(
-    initialized: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("CUDA was asked for")
-
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialized)
-    for name in ("Stream", "stream", "current_stream", "device"):
-        monkeypatch.setattr(torch.cuda, name, refuse)
-    with checkpoint.Saver(tmp_path, CPU) as saver:
-        saver.save(state(1))
-        saver.save(state(2))
-    assert newest(tmp_path) == 2
 
 
 def test_on_a_gpu_the_thread_works_on_that_gpu_in_a_stream_of_its_own(
@@ -270,18 +269,6 @@ def test_a_folder_without_a_state_does_not_stay(tmp_path: Path) -> None:
     assert newest(tmp_path / "run") == 1
 
 
-@pytest.mark.slow
-def test_what_a_kill_left_of_a_save_does_not_stay(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, state(1))
-    process = FORK.Process(target=save_and_die, args=(tmp_path, "fsync", False))
-    process.start()
-    process.join()
-    assert len(list(tmp_path.glob("*.pt"))) == 2
-    with checkpoint.hold(tmp_path, {}):
-        assert len(list(tmp_path.glob("*.pt"))) == 1
-        assert newest(tmp_path) == 1
-
-
 def test_what_was_left_behind_is_found_but_not_what_is_held_or_has_no_state(tmp_path: Path) -> None:
     folders = [tmp_path / f"{number:016x}" for number in range(4)]
     for number, folder in enumerate(folders[:3]):
@@ -309,34 +296,8 @@ def test_who_looks_at_a_run_does_not_keep_its_owner_out(tmp_path: Path) -> None:
     timer.join()
 
 
-def hold_until(folder: Path, held: Event) -> None:
-    with checkpoint.hold(folder, {}):
-        held.set()
-        time.sleep(60)
-
-
-@pytest.mark.slow
-def test_a_second_holder_is_told_who_has_it_and_a_dead_one_does_not_hold(tmp_path: Path) -> None:
-    held = FORK.Event()
-    process = FORK.Process(target=hold_until, args=(tmp_path / "run", held))
-    process.start()
-    assert held.wait(30)
-    told = rf"being trained by process {process.pid} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
-    with pytest.raises(ValueError, match=told), checkpoint.hold(tmp_path / "run", {}):
+def test_a_second_holder_is_told_who_has_it(tmp_path: Path) -> None:
+    told = rf"being trained by process {os.getpid()} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
+    first, second = (checkpoint.hold(tmp_path / "run", {}) for _ in range(2))
+    with first, pytest.raises(ValueError, match=told), second:
         pass
-    process.kill()
-    process.join()
-    with checkpoint.hold(tmp_path / "run", {}):
-        pass
-
-
-def test_a_run_key_depends_on_every_fact() -> None:
-    facts = {"params": {"lr": 0.1, "epochs": 2}, "threads": 2}
-    keys = {
-        checkpoint.run_key(facts),
-        checkpoint.run_key({**facts, "threads": 1}),
-        checkpoint.run_key({**facts, "params": {"lr": 0.1, "epochs": 3}}),
-    }
-    assert len(keys) == 3
-    assert checkpoint.run_key({"threads": 2, "params": {"epochs": 2, "lr": 0.1}}) == checkpoint.run_key(facts)
-    assert all(re.fullmatch("[0-9a-f]{16}", key) for key in keys)

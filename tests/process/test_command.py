@@ -62,12 +62,6 @@ def results(clone: Clone, finished: Clone) -> None:
         shutil.copytree(finished.folder / folder, clone.folder / folder, dirs_exist_ok=True)
 
 
-def test_unknown_name(clone: Clone, told: Told) -> None:
-    text = (clone.folder / "params.yaml").read_text()
-    (clone.folder / "params.yaml").write_text(text.replace("validation_images", "validation_image"))
-    assert "did you mean 'validation_images'?" in told("preprocess")
-
-
 def test_missing_files_name_themselves(clone: Clone, told: Told) -> None:
     assert "data/raw/cifar-10-batches-py/batches.meta" in told("preprocess")
     assert "data/tensors/train.safetensors" in told("train")
@@ -77,13 +71,12 @@ def test_missing_files_name_themselves(clone: Clone, told: Told) -> None:
     assert "params.yaml" in told("fetch")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered"])
-def test_damaged_raw_file(damage: str, clone: Clone, told: Told) -> None:
+def test_damaged_raw_file(clone: Clone, told: Told) -> None:
     prepare("fetch")
     path = clone.folder / files.RAW / "data_batch_3"
     content = bytearray(path.read_bytes())
     content[5000] ^= 1
-    path.write_bytes(content if damage == "altered" else content[:-1])
+    path.write_bytes(content)
     line = told("preprocess")
     assert "data_batch_3 is damaged" in line
     assert "dvc repro --force fetch" in line
@@ -91,12 +84,7 @@ def test_damaged_raw_file(damage: str, clone: Clone, told: Told) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "file"),
-    [
-        ("train", "data/tensors/val"),
-        ("evaluate", "models/resnet50"),
-        ("export", "models/resnet50"),
-        ("export", "data/tensors/test"),
-    ],
+    [("train", "data/tensors/val"), ("export", "models/resnet50")],
 )
 @pytest.mark.usefixtures("results")
 def test_damaged_tensors(stage: str, file: str, clone: Clone, told: Told) -> None:
@@ -107,15 +95,6 @@ def test_damaged_tensors(stage: str, file: str, clone: Clone, told: Told) -> Non
     assert f"{file}.safetensors is damaged" in told(stage)
 
 
-def test_no_network(clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    clone.change({"fetch": {"dataset": "cifar10", "sources": ["http://127.0.0.1:9/cifar.tar.gz"]}})
-    monkeypatch.setattr("cifar_resnet.data.download.BACKOFF", 0.0)
-    line = told("fetch")
-    assert "http://127.0.0.1:9/cifar.tar.gz" in line
-    assert "Connection refused" in line
-    assert "CIFAR10_SOURCE" in line
-
-
 def test_wrong_archive(clone: Clone, told: Told, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.tar.gz"
     wrong.write_bytes(b"<html>not here</html>")
@@ -124,12 +103,6 @@ def test_wrong_archive(clone: Clone, told: Told, tmp_path: Path) -> None:
     assert str(wrong) in line
     assert "CIFAR10_SOURCE" in line
     assert not (clone.folder / files.RAW).exists()
-
-
-def test_absent_device(clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    clone.change({"train": {"device": "cuda"}})
-    assert re.search(r"device cuda is not available .* use one of: auto, .*cpu", told("train"))
 
 
 def test_out_of_memory_names_the_number_to_lower(
@@ -144,18 +117,6 @@ def test_out_of_memory_names_the_number_to_lower(
     assert told("train") == "error: out of memory; lower train.batch_size (now 50)"
 
 
-def test_batch_larger_than_the_data(clone: Clone, told: Told) -> None:
-    prepare("fetch", "preprocess")
-    clone.change({"train": {"batch_size": 401}})
-    assert "train.batch_size 401 must be at most the 400 training images" in told("train")
-
-
-def test_validation_set_larger_than_the_data(clone: Clone, told: Told) -> None:
-    prepare("fetch")
-    clone.change({"preprocess": {"validation_images": 500}})
-    assert "validation_images 500" in told("preprocess")
-
-
 def test_diverging_loss(clone: Clone, told: Told) -> None:
     prepare("fetch", "preprocess")
     clone.change({"train": {"optimizer": {"lr": 10, "weight_decay": 10}, "precision": "float32"}})
@@ -167,25 +128,12 @@ def test_diverging_loss(clone: Clone, told: Told) -> None:
 
 
 @pytest.mark.usefixtures("results")
-def test_weights_of_another_width(clone: Clone, told: Told) -> None:
-    tensors, about = files.read_tensors(clone.folder / files.MODEL)
-    about["model"]["width"] = 8
-    files.write_tensors(clone.folder / files.MODEL, tensors, about)
+def test_weights_of_another_network(told: Told) -> None:
+    tensors, about = files.read_tensors(files.MODEL)
+    files.write_tensors(files.MODEL, tensors, about | {"model": about["model"] | {"width": 8}})
     assert "the weights do not fit a network of width 8" in told("evaluate")
-
-
-@pytest.mark.usefixtures("results")
-def test_weights_of_other_classes(clone: Clone, told: Told) -> None:
-    tensors, about = files.read_tensors(clone.folder / files.MODEL)
-    about["classes"] = about["classes"][::-1]
-    files.write_tensors(clone.folder / files.MODEL, tensors, about)
+    files.write_tensors(files.MODEL, tensors, about | {"classes": about["classes"][::-1]})
     assert "was trained on" in told("evaluate")
-
-
-@pytest.mark.usefixtures("results")
-def test_export_before_evaluate(clone: Clone, told: Told) -> None:
-    (clone.folder / "metrics/test.json").unlink()
-    assert "metrics/test.json" in told("export")
 
 
 @pytest.mark.usefixtures("results")
@@ -202,20 +150,14 @@ def test_an_onnx_file_that_computes_something_else(
     assert not (clone.folder / files.CARD).exists()
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-@pytest.mark.parametrize("stage", MAIN)
-def test_full_or_read_only_disk(
-    stage: str, code: int, clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch, finished: Clone
-) -> None:
-    for folder in ("data", "models", "metrics", "plots"):
-        if stage != "fetch":
-            (clone.folder / folder).symlink_to(finished.folder / folder)
-
+@pytest.mark.parametrize("stage", ["train", "export"])
+@pytest.mark.usefixtures("results")
+def test_full_disk(stage: str, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise OSError(code, os.strerror(code))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fail)
-    assert os.strerror(code) in told(stage)
+    assert "No space left on device" in told(stage)
 
 
 def test_params_edited_while_training_runs(clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,14 +180,13 @@ def test_params_edited_while_training_runs(clone: Clone, told: Told, monkeypatch
     assert (clone.folder / "models/resnet50.safetensors").exists()
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     changes=st.fixed_dictionaries(
         {
             "seed": st.integers(0, 2**63 - 1),
-            "epochs": st.integers(1, 2),
+            "epochs": st.just(1),
             "batch_size": st.integers(10, 70),
-            "patience": st.integers(1, 3),
             "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
             "deterministic": st.booleans(),
             "all_images": st.booleans(),
@@ -265,9 +206,7 @@ def test_params_edited_while_training_runs(clone: Clone, told: Told, monkeypatch
                     "plain_epochs": st.integers(0, 3),
                 }
             ),
-            "model": st.fixed_dictionaries(
-                {"width": st.integers(4, 9), "blocks": st.lists(st.integers(1, 2), min_size=4, max_size=4)}
-            ),
+            "model": st.fixed_dictionaries({"width": st.integers(4, 9)}),
             "optimizer": st.fixed_dictionaries(
                 {
                     "lr": st.floats(1e-8, 10),
@@ -327,12 +266,3 @@ def test_traceback_on_request(clone: Clone) -> None:
     running, told = clone.stage("train", status=1).splitlines()
     assert running.startswith("training on ")
     assert told.startswith("error: data/tensors/train.safetensors is missing")
-
-
-def test_dvc_reports_the_line_and_keeps_the_results(finished: Clone, tmp_path: Path) -> None:
-    clone = finished.copy(tmp_path)
-    clone.change({"evaluate": {"batch_size": 0}})
-    assert "error: params.yaml: evaluate.batch_size:" in clone.dvc("repro", status=255)
-    clone.change({"evaluate": {"batch_size": 500}})
-    assert "Running stage" not in clone.dvc("repro")  # from DVC's cache
-    assert clone.read("metrics/test.json") == finished.read("metrics/test.json")

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -39,14 +38,7 @@ def start(*arguments: object) -> BaseProcess:
     return process
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-@pytest.mark.parametrize(("count", "processes"), [(1, 7), (2, 5)])
+@pytest.mark.parametrize(("count", "processes"), [(1, 4), (2, 2)])
 def test_no_two_processes_have_the_same_gpu(count: int, processes: int, tmp_path: Path) -> None:
     names = ["GPU-a", "GPU-b", "GPU-c"]
     started = [start(tmp_path, names, count, SECONDS) for _ in range(processes)]
@@ -58,12 +50,13 @@ def test_no_two_processes_have_the_same_gpu(count: int, processes: int, tmp_path
     for name in names:
         times = sorted((float(begin), float(end)) for gpu, begin, end in held if gpu == name)
         assert all(end <= begin for (_, end), (begin, _) in pairwise(times)), name
-    assert {gpu for gpu, _, _ in held} == set(names) or count == 2
 
 
 def test_a_killed_process_gives_its_gpu_back(tmp_path: Path) -> None:
     first = start(tmp_path, ["GPU-a"], 1, 600)
-    wait_for(lambda: list(tmp_path.glob("has-*")))
+    while not list(tmp_path.glob("has-*")):
+        assert first.is_alive()
+        time.sleep(0.01)
     second = start(tmp_path, ["GPU-a"], 1, 0)
     time.sleep(SECONDS)
     assert second.is_alive()
@@ -92,23 +85,18 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return current
 
 
-def test_a_run_takes_the_gpu_that_is_free(two_gpus: list[int], tmp_path: Path) -> None:
-    other = start(tmp_path, ["GPU-uuid-0"], 1, 600)
-    wait_for(lambda: list(tmp_path.glob("has-*")))
+def test_a_run_takes_the_gpu_that_is_free(two_gpus: list[int]) -> None:
+    gpus.reserve(["GPU-uuid-0"], 1)
     assert gpus.take("auto") == torch.device("cuda", 1)
     assert two_gpus == [1]
-    other.kill()
-    other.join()
 
 
-def test_a_process_of_a_launcher_takes_its_own(two_gpus: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert gpus.take("auto") == gpus.take("cuda") == torch.device("cuda", 1)
-
-
-def test_sharing_has_to_be_asked_for(two_gpus: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(gpus.SHARE, "1")
-    assert gpus.take("auto") == gpus.take("auto") == torch.device("cuda", 0)
+@pytest.mark.parametrize(("variable", "number"), [("LOCAL_RANK", 1), (gpus.SHARE, 0)])
+def test_a_process_of_a_launcher_takes_its_own_and_sharing_has_to_be_asked_for(
+    variable: str, number: int, two_gpus: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    assert gpus.take("auto") == gpus.take("cuda") == torch.device("cuda", number)
 
 
 def test_children_see_the_reserved_gpus(two_gpus: list[int]) -> None:
@@ -122,30 +110,15 @@ MIG = ["MIG-11c2c30c-0000", "MIG-f3b1f7d2-0000"]
 
 
 @pytest.mark.parametrize(
-    ("visible", "children"),
-    [("3,5", "5"), ("GPU-uuid-7,GPU-uuid-1", "GPU-uuid-1"), (",".join(MIG), MIG[1])],
+    ("visible", "first", "children"), [("3,5", "GPU-uuid-0", "5"), (",".join(MIG), MIG[0], MIG[1])]
 )
 def test_children_get_a_gpu_by_the_name_it_was_given_by(
-    visible: str, children: str, two_gpus: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    visible: str, first: str, children: str, two_gpus: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    first = MIG[0] if visible.startswith("MIG") else "GPU-uuid-0"
-    other = start(tmp_path, [first], 1, 600)
-    wait_for(lambda: list(tmp_path.glob("has-*")))
+    gpus.reserve([first], 1)
     gpus.take_several("auto", 1)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == children
-    other.kill()
-    other.join()
-
-
-def test_two_instances_of_one_gpu_are_two(two_gpus: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of two processes sees an instance of its own, with the UUID of the GPU that both are part of."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for instance in MIG:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", instance)
-        assert gpus._names() == [instance]
-        gpus.take("cuda")
-    assert two_gpus == [0, 0]
 
 
 def test_a_gpu_without_a_uuid_or_with_an_odd_one_can_be_taken(

@@ -114,19 +114,6 @@ def test_the_lines_about_unfinished_runs_are_few(tmp_path: Path, capsys: pytest.
         assert "goes on with it after its code, data and machine" in capsys.readouterr().out
 
 
-def test_a_state_of_an_earlier_version_is_named_as_such(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    old = tmp_path / f"{0:016x}"
-    with resume.hold(old, config(), ALONE):
-        checkpoint.save(old, {}, "7-3")
-        (state,) = old.glob("*.pt")
-        state.rename(state.with_name(state.name.replace(".7-3.", ".")))  # SERIAL.SHA256.pt
-    capsys.readouterr()
-    with resume.hold(tmp_path / "new", config(seed=9), ALONE):
-        assert "is kept, saved by an earlier version, 0 MB:" in capsys.readouterr().out
-
-
 def test_the_digest_of_the_code_is_that_of_the_deps_of_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

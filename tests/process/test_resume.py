@@ -129,7 +129,7 @@ def unbroken(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return outputs
 
 
-@pytest.mark.parametrize("trial", range(8))
+@pytest.mark.parametrize("trial", [0, 1, 5, 6])  # in all three epochs
 def test_killed_at_a_random_moment(
     trial: int, unbroken: dict[str, bytes], finished: Clone, tmp_path: Path
 ) -> None:
@@ -140,50 +140,42 @@ def test_killed_at_a_random_moment(
     assert run.finish() == unbroken
 
 
-@pytest.mark.parametrize("trial", range(6))
-def test_killed_while_saving(trial: int, unbroken: dict[str, bytes], finished: Clone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("die_in", [("fsync", 8), ("replace", 10), ("folder fsync", 3)])
+def test_killed_while_saving(
+    die_in: tuple[str, int], unbroken: dict[str, bytes], finished: Clone, tmp_path: Path
+) -> None:
     run = Run(finished, tmp_path / "run")
-    step, call = ("fsync", "replace", "folder fsync")[trial % 3], random.Random(100 + trial).randrange(1, 12)
-    process = run.start(save_every_step=True, die_in=(step, call))
+    process = run.start(save_every_step=True, die_in=die_in)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert run.finish() == unbroken
 
 
-@pytest.mark.parametrize("trial", range(4))
-def test_stopped_by_a_signal(trial: int, unbroken: dict[str, bytes], finished: Clone, tmp_path: Path) -> None:
-    number = (signal.SIGTERM, signal.SIGINT)[trial % 2]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal(
+    number: signal.Signals, unbroken: dict[str, bytes], finished: Clone, tmp_path: Path
+) -> None:
     run = Run(finished, tmp_path / "run")
     process = run.start()
-    run.stop(process, number, random.Random(200 + trial))
+    run.stop(process, number, random.Random(number))
     assert process.exitcode == 128 + number, run.log
     assert f"{number.name}: saving the state and stopping" in run.log
     assert run.finish() == unbroken
     assert re.search(r"resuming this run after \d+ epochs and \d+ steps", run.log)
 
 
-def test_a_damaged_state_is_named_and_the_run_goes_on_from_the_one_before(
-    unbroken: dict[str, bytes], finished: Clone, tmp_path: Path
-) -> None:
-    run = Run(finished, tmp_path / "run")
-    process = run.start(save_every_step=True)
-    run.stop(process, signal.SIGKILL, random.Random(300))
-    newest = sorted((run.cache / "resume").glob("*/[0-9]*.pt"))[-1]
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 4
-    newest.write_bytes(content)
-    assert run.finish() == unbroken
-    assert f"the saved state {newest.name} is damaged" in run.log
-    assert "resuming this run after" in run.log
-
-
-def test_a_run_goes_on_in_another_clone_with_a_moved_cache_folder(
+def test_a_run_goes_on_in_another_clone_with_a_moved_cache_folder_and_a_damaged_state(
     unbroken: dict[str, bytes], finished: Clone, tmp_path: Path
 ) -> None:
     run, other = Run(finished, tmp_path / "run"), Run(finished, tmp_path / "other")
     run.start(save_every_step=True, die_in=("folder fsync", 5)).join()
     run.cache.rename(other.cache)
+    newest = sorted((other.cache / "resume").glob("*/[0-9]*.pt"))[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 4
+    newest.write_bytes(content)
     assert other.finish() == unbroken
+    assert f"the saved state {newest.name} is damaged" in other.log
     assert "resuming this run after" in other.log
 
 
@@ -242,9 +234,6 @@ def test_killed_dvc_leaves_a_trainer_that_the_next_repro_finds(finished: Clone, 
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert "resuming this run after" in clone.run(*command)
-    resumed = {path: clone.read(path) for path in OUTPUTS}
-    clone.dvc("repro", "--force", "--single-item", "train")
-    assert {path: clone.read(path) for path in OUTPUTS} == resumed
     assert json.loads(clone.read("metrics/train.json"))["epochs"] >= 10
 
 

@@ -9,8 +9,9 @@ from cifar_resnet.process.stopping import StopRequest
 from cifar_resnet.training.distributed.world import ALONE
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "second"), [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)]
+)
 def test_a_second_signal_stops_at_once(
     number: signal.Signals, second: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """The command that says what pictures show, run in this process."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,14 @@ from torch import Tensor
 from cifar_resnet import files
 from cifar_resnet.files.params import UserError
 from cifar_resnet.network.resnet import ResNet
-from cifar_resnet.serving import explanation, predict
-from tests.serving.conftest import ABOUT, CLASSES, by_hand, json_lines, noise, picture, stored
+from cifar_resnet.serving import explanation, pictures, predict
+from tests.serving.conftest import CLASSES, by_hand, json_lines, noise, picture, stored
 
 
-@pytest.mark.parametrize("batch", [4, 64])
 def test_predictions_of_a_folder_are_those_of_the_network(
-    folder: Path, model: ResNet, model_path: Path, batch: int, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    folder: Path, model: ResNet, model_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "BATCH", batch)
+    monkeypatch.setattr(predict, "BATCH", 4)
     assert predict.main([str(folder), "--model", str(model_path), "--json", "--top", "99"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -85,34 +85,32 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
         assert reason in line
 
 
-def test_a_missing_network_names_both_ways_to_get_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^models/resnet50\.safetensors is missing; ") as raised:
-        predict.main(["x.png"])
-    assert "`dvc pull -r released models/resnet50.safetensors`" in str(raised.value)
-    assert "`dvc repro`" in str(raised.value)
+def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def locked(path: str) -> Any:
+        if Path(path).name == "deeper":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    *found, (path, reason) = pictures.find(str(folder), 32)
+    assert len(found) == 4
+    assert (path, str(reason)) == (str(folder / "deeper"), "Permission denied")
 
 
 def test_a_network_that_cannot_be_read_is_the_users_error(
-    model: ResNet, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     damaged = bytearray(model_path.read_bytes())
     damaged[-5] ^= 1
     Path("damaged").write_bytes(damaged)
-    Path("models").mkdir()
-    Path("models/resnet50.safetensors").write_bytes(damaged)
     files.write_tensors(Path("images"), {"images": torch.zeros(1)}, {"classes": CLASSES})
-    narrow = ABOUT | {"model": {"width": 4, "blocks": [1, 2, 1, 1]}}
-    files.write_tensors(Path("other"), dict(model.state_dict()), narrow)
     messages = {
-        "models/resnet50.safetensors": "is damaged: .*; `dvc repro --force train` makes it again",
         "nowhere": "nowhere is missing$",
         "damaged": "damaged is damaged: its SHA-256 is not the one it was written with$",
         "images": "images holds no trained network",
-        "other": "the weights do not fit a network of width 4",
     }
     for path, message in messages.items():
         with pytest.raises(UserError, match=message):
@@ -121,23 +119,13 @@ def test_a_network_that_cannot_be_read_is_the_users_error(
         predict.main(["x.png", "--model", "."])
 
 
-def test_the_default_network_is_the_one_that_train_writes() -> None:
-    assert predict.parse(["x.png"]).model == files.MODEL
-
-
 @pytest.mark.parametrize(
     "words",
-    [
-        [],
-        ["a.png", "--top", "0"],
-        ["a.png", "--explain", "a.jpg"],
-        ["a.png", "--explain", "./a.png"],
-        ["a.png", "--explain", "nowhere/b.png"],
-    ],
+    [["--top", "0"], ["--explain", "a.jpg"], ["--explain", "./a.png"], ["--explain", "nowhere/b.png"]],
 )
 def test_wrong_usage_ends_with_status_2(words: list[str], capsys: Any) -> None:
     with pytest.raises(SystemExit) as stopped:
-        predict.main(words)
+        predict.main(["a.png", *words])
     assert stopped.value.code == 2
     assert "usage: python -m tools.predict" in capsys.readouterr().err
 

@@ -29,15 +29,14 @@ def saved(state: TrainState) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
-def test_a_resumed_run_equals_an_unbroken_one(changes: dict[str, Any]) -> None:
-    settings = config(**changes)
+def test_a_resumed_run_equals_an_unbroken_one() -> None:
+    settings = config(**EVERYTHING)
     unbroken, scales, states = scaled(settings), [], []
     for state, _ in fit(unbroken, settings, TRAIN, VAL, HALF):
         scales.append(state.scaler.get_scale())
         states.append(saved(state))
     assert len(set(scales)) > 2, "it falls and rises"
-    for moment in (0, 2, 5, len(states) - 2):
+    for moment in (0, 5, len(states) - 2):
         resumed = scaled(settings)
         content = torch.load(io.BytesIO(states[moment]), weights_only=True)  # noqa: TID251
         resumed.load_state_dict(copy.deepcopy(content))
@@ -69,11 +68,10 @@ def test_it_learns_as_float32_does() -> None:
     assert ends[1] < 0.9 * state.history[0]["train_loss"]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_other_precisions_have_no_scale_and_take_up_a_state_without_one(dtype: torch.dtype) -> None:
+def test_other_precisions_have_no_scale_and_take_up_a_state_without_one() -> None:
     settings = config()
-    state = new_state(settings, 3, CPU, dtype)
+    state = new_state(settings, 3, CPU, torch.bfloat16)
     assert not state.scaler.is_enabled()
     content = state.state_dict()
     assert content.pop("scaler") == {}
-    new_state(settings, 3, CPU, dtype).load_state_dict(content)
+    new_state(settings, 3, CPU, torch.bfloat16).load_state_dict(content)

@@ -231,8 +231,9 @@ def test_a_run_that_goes_on_from_any_yield_equals_the_unbroken_run(
     loop = fit(new_state(settings, 3, target), settings, train, val, torch.float32, compiled)
     yields = sum(1 for _ in loop)
     assert yields == 2 * (4 + 2 + 1)  # steps, validation batches, the epoch's record
-    # Compiled, a run takes seconds. Inside an epoch, inside validation; after the record, at the end.
-    stops = ((7, 13) if options else (2, 5)) if compiled else range(1, yields + 1)
+    # Compiled, a run takes seconds. Inside an epoch, inside validation; after the record.
+    short = (7, 13) if compiled and options else (2, 5) if compiled else (2, 5, 7)
+    stops = range(1, yields + 1) if options and not compiled else short
     for stop in stops:
         state = new_state(settings, 3, target)
         loop = fit(state, settings, train, val, torch.float32, compiled)
@@ -247,12 +248,9 @@ def test_a_run_that_goes_on_from_any_yield_equals_the_unbroken_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["reference", "everything"])
 @pytest.mark.parametrize("device", DEVICES)
-def test_compiled_training_equals_eager_training_within_rounding(
-    device: str, options: dict[str, Any]
-) -> None:
-    eager, compiled = (run(config(epochs=2, **options), device, compiled) for compiled in (False, True))
+def test_compiled_training_equals_eager_training_within_rounding(device: str) -> None:
+    eager, compiled = (run(config(epochs=2, **EVERYTHING), device, compiled) for compiled in (False, True))
     assert compiled.history[0] == pytest.approx(eager.history[0], rel=1e-3)
     assert compiled.history[1] == pytest.approx(eager.history[1], rel=1e-2)  # Adam magnifies rounding
     assert compiled.best_weights.keys() == eager.best_weights.keys()
@@ -294,16 +292,15 @@ def test_loss_and_gradient_of_a_step_are_those_of_a_plain_one_in_float64(
 
 def test_the_kept_weights_are_those_of_the_best_epoch() -> None:
     best = []
-    for seed in range(4):
+    for seed in (5, 6):  # two epochs of equal accuracy; the last epoch not the best one
         settings = config(seed=seed, epochs=6, optimizer=SETTINGS["optimizer"] | {"lr": 0.2})
         state = new_state(settings, 3, torch.device("cpu"))
         weights: dict[float, dict[str, Tensor]] = {}
         for _, record in fit(state, settings, TRAIN, VAL, torch.float32):
             if record:
                 weights[record["epoch"]] = {name: t.clone() for name, t in state.model.state_dict().items()}
-        best.append(
-            1 + int(np.argmax([record["val_accuracy"] for record in state.history]))
-        )  # first of equals
+        accuracies = [record["val_accuracy"] for record in state.history]
+        best.append(1 + int(np.argmax(accuracies)))  # first of equals
         assert summary(state, settings)["best_epoch"] == best[-1]
         for name, tensor in state.best_weights.items():
             assert torch.equal(tensor, weights[best[-1]][name]), name
@@ -317,7 +314,6 @@ def record(epoch: int, val_accuracy: float) -> Record:
 @pytest.mark.parametrize(
     ("accuracies", "reason"),
     [
-        ([0.1, 0.2, 0.3], None),
         ([0.3, 0.2], None),
         ([0.3, 0.2, 0.3], "no better validation accuracy in 2 epochs"),
         ([0.3, 0.2, 0.4, 0.1], None),

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cifar_resnet.network.model import build_model
 from cifar_resnet.network.resnet import ResNetConfig
 from cifar_resnet.training.optimizer import OptimizerConfig, build_optimizer
 
-RECIPE = OptimizerConfig(lr=0.001, betas=(0.9, 0.999), weight_decay=0.01, decay_all=True)
 STRONG = OptimizerConfig(lr=0.02, betas=(0.8, 0.95), weight_decay=0.5, decay_all=True)
 STEPS = 8
 
@@ -69,90 +67,34 @@ def adamw_algorithm_2(config: OptimizerConfig) -> list[list[NDArray[Any]]]:
     return states
 
 
-@pytest.mark.parametrize("config", [RECIPE, STRONG], ids=["recipe", "strong"])
-def test_steps_equal_the_papers_algorithm(config: OptimizerConfig) -> None:
+def test_steps_equal_the_papers_algorithm() -> None:
     parameters = Parameters(torch.float64)
-    ours = trajectory(build_optimizer(parameters, config), parameters)
-    for mine, expected in zip(ours, adamw_algorithm_2(config), strict=True):
+    ours = trajectory(build_optimizer(parameters, STRONG), parameters)
+    for mine, expected in zip(ours, adamw_algorithm_2(STRONG), strict=True):
         for tensor, array in zip(mine, expected, strict=True):
             np.testing.assert_allclose(tensor.numpy(), array, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("config", [RECIPE, STRONG], ids=["recipe", "strong"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-6)])
-def test_steps_equal_pytorchs_plain_loop(
-    config: OptimizerConfig, dtype: torch.dtype, tolerance: float
-) -> None:
-    parameters, plain = Parameters(dtype), Parameters(dtype)
-    reference = torch.optim.AdamW(
-        plain.parameters(),
-        lr=config.lr,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        foreach=False,
-        fused=False,
-    )
-    ours = trajectory(build_optimizer(parameters, config), parameters)
+def test_steps_equal_pytorchs_plain_loop() -> None:
+    parameters, plain = Parameters(torch.float32), Parameters(torch.float32)
+    settings: dict[str, Any] = {"lr": STRONG.lr, "betas": STRONG.betas, "weight_decay": STRONG.weight_decay}
+    reference = torch.optim.AdamW(plain.parameters(), **settings, foreach=False, fused=False)
+    optimizer = build_optimizer(parameters, STRONG)
+    assert optimizer.param_groups[0]["fused"]
+    ours = trajectory(optimizer, parameters)
     for mine, expected in zip(ours, trajectory(reference, plain), strict=True):
-        torch.testing.assert_close(mine, expected, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(mine, expected, rtol=2e-6, atol=2e-6)
 
 
-def test_every_parameter_of_the_network_is_optimized_alike() -> None:
-    model = build_model(ResNetConfig(width=4, blocks=(1, 1, 1, 1)), 10, torch.Generator().manual_seed(0))
-    (group,) = build_optimizer(model, RECIPE).param_groups
-    assert [id(parameter) for parameter in group["params"]] == [id(p) for p in model.parameters()]
-    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.001, (0.9, 0.999), 0.01)
-    assert group["fused"]
-
-
-def test_a_step_moves_every_parameter_of_the_network() -> None:
-    model = build_model(ResNetConfig(width=4, blocks=(1, 1, 1, 1)), 10, torch.Generator().manual_seed(0))
-    before = [parameter.detach().clone() for parameter in model.parameters()]
-    optimizer = build_optimizer(model, RECIPE)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    for old, new in zip(before, model.parameters(), strict=True):
-        # The first step of Adam is lr in the gradient's direction, the decay comes on top.
-        torch.testing.assert_close(new.detach(), old * (1 - 1e-5) - 0.001, rtol=1e-5, atol=1e-7)
-
-
-def test_batch_norms_and_biases_can_be_spared_the_decay() -> None:
+@pytest.mark.parametrize("decay_all", [True, False])
+def test_batch_norms_and_biases_can_be_spared_the_decay(decay_all: bool) -> None:
     model = build_model(ResNetConfig(width=4, blocks=(1, 1, 1, 1)), 10, torch.Generator().manual_seed(0))
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    optimizer = build_optimizer(model, STRONG.model_copy(update={"decay_all": False}))
+    optimizer = build_optimizer(model, STRONG.model_copy(update={"decay_all": decay_all}))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for name, tensor in model.named_parameters():
-        decayed = "conv" in name or "downsample.0" in name or name == "fc.weight"
+        decayed = decay_all or "conv" in name or "downsample.0" in name or name == "fc.weight"
         expected = before[name] * (1 - 0.02 * 0.5) if decayed else before[name]
         torch.testing.assert_close(tensor.detach(), expected, rtol=1e-6, atol=0, msg=name)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"lr": 0},
-        {"lr": -0.001},
-        {"lr": 11},
-        {"lr": float("nan")},
-        {"weight_decay": -0.01},
-        {"weight_decay": 11},
-        {"betas": [0.9]},
-        {"betas": [0.9, 0.99, 0.999]},
-        {"betas": [1.5, 0.999]},
-        {"betas": [0.9, 1.0]},
-        {"betas": [-0.1, 0.999]},
-        {"betas": [0.9, float("nan")]},
-        {"momentum": 0.9},
-    ],
-)
-def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(wrong))):
-        OptimizerConfig.model_validate(RECIPE.model_dump() | wrong)
-
-
-def test_the_bounds_themselves_are_allowed() -> None:
-    config = OptimizerConfig(lr=10, betas=(0, 0), weight_decay=0, decay_all=True)
-    build_optimizer(Parameters(torch.float32), config)

@@ -63,38 +63,51 @@ def _write(folder: Path, content: memoryview, label: str) -> None:
     states = _states(folder)
     serial = int(states[-1].name.split(".")[0]) + 1 if states else 0
     digest = hashlib.sha256(content).hexdigest()
-    files.write_bytes(folder / f"{serial:08d}.{label}.{digest}.pt", content)
-    for old in states[: 1 - KEPT]:
-        old.unlink()
+    try:
+        files.write_bytes(folder / f"{serial:08d}.{label}.{digest}.pt", content)
+        for old in states[: 1 - KEPT]:
+            old.unlink()
+    except OSError as error:
+        size = f"{len(content) / 1e6:,.0f} MB"
+        raise OSError(error.errno, f"could not save {size} in {folder}: {error.strerror}") from error
 
 
 class Saver:
     """Saves states in a thread, one at a time, while training goes on; leaving it waits for the last one.
 
-    `device`: where the states' tensors are.
+    `device`: where the states' tensors are. A save that fails is said once, and training goes on. Only a
+    process that stops early has to have saved: leaving it by SystemExit raises the OSError of the last save.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.folder, self.device = folder, device
         self.thread = ThreadPoolExecutor(1)
         self.writing: Future[None] | None = None
+        self.warned = False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.thread.shutdown()
-        if self.writing:
-            self.writing.result()
+        self._wait(stopping=kind is SystemExit)
+
+    def _wait(self, stopping: bool = False) -> None:
+        """Wait for the save under way, and say why it failed if it did."""
+        error = self.writing.exception() if self.writing else None
+        if error and (stopping or not isinstance(error, OSError)):
+            raise error
+        if error and not self.warned:
+            print(f"{error}; training goes on, but what it does now would be lost if it were stopped")
+            self.warned = True
 
     def idle(self) -> bool:
         """Return whether `save` would start at once."""
         return self.writing is None or self.writing.done()
 
     def save(self, state: dict[str, Any], label: str = "state") -> None:
-        """Copy `state` and start writing it, after the one before. Raises the OSError which that one met."""
-        if self.writing:
-            self.writing.result()
+        """Copy `state` and start writing it, after the one before."""
+        self._wait()
         if (
             self.device.type == "mps"
         ):  # aborts in two threads: https://github.com/pytorch/pytorch/issues/197805
@@ -173,7 +186,7 @@ class Unfinished(NamedTuple):
 
     folder: Path
     about: dict[str, Any]
-    label: str  # of its last state; empty where an earlier version of this code saved it
+    label: str  # of its last state
     saved: float  # seconds since 1970
     size: int  # bytes
     done: dict[str, Any]  # what `finish` was given
@@ -194,10 +207,10 @@ def unfinished(parent: Path) -> list[Unfinished]:
     found = []
     for folder in _free(parent):
         if states := _states(folder):
-            _, *label, _, _ = states[-1].name.split(".")
             sizes, saved = [path.stat().st_size for path in states], states[-1].stat().st_mtime
             about, done = _read(folder / HOLDER), _read(folder / DONE)
-            found.append(Unfinished(folder, about, "".join(label), saved, sum(sizes), done))
+            label = states[-1].name.split(".")[1]
+            found.append(Unfinished(folder, about, label, saved, sum(sizes), done))
     return sorted(found, key=lambda run: run.saved, reverse=True)
 
 
@@ -209,7 +222,11 @@ def finish(folder: Path, model: str) -> None:
     for old in _states(folder)[:-1]:
         old.unlink()
     done = {"model": model, "clone": str(Path.cwd())}
-    files.write_bytes(folder / DONE, json.dumps(done).encode())
+    try:
+        files.write_bytes(folder / DONE, json.dumps(done).encode())
+    except OSError as error:  # the run itself is whole
+        print(f"{error}; so {folder} is removed, and this run is lost if DVC cannot record it")
+        remove(folder)
 
 
 def forget_recorded(parent: Path) -> None:

@@ -81,7 +81,7 @@ def _left_behind(run: checkpoint.Unfinished, params: dict[str, Any]) -> str:
     changed = [f"{name}: {value!r}" for name, value in theirs.items() if ours.get(name) != value]
     back = f"train.{', train.'.join(changed)} in params.yaml" if changed else "its code, data and machine"
     epochs, _, steps = run.label.partition("-")
-    length = f"{epochs} epochs and {steps} steps long" if run.label else "saved by an earlier version"
+    length = f"{epochs} epochs and {steps} steps long"
     return (
         f"an unfinished run is kept, {length}, {run.size / 1e6:,.0f} MB:"
         f" `dvc repro` goes on with it after {back}; `rm -r {run.folder}` forgets it"
