@@ -64,8 +64,8 @@ lint: setup  ## linter, types, import contract
 	mypy
 	lint-imports
 
-# In the order of tests/conftest.py: the longest tests first.
-PYTEST := pytest --numprocesses $(TESTERS) --dist loadgroup --no-loadscope-reorder
+# tests/conftest.py has the order: the longest tests first.
+PYTEST := pytest --numprocesses $(TESTERS) --dist loadscope --no-loadscope-reorder
 
 check: lint  ## before a commit: linter, types and the tests that start no other process
 	$(PYTEST) -m "not slow"
