@@ -100,7 +100,7 @@ def test_params_are_read_as_dvc_reads_them(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1e-3", ".001"])
 def test_every_spelling_of_a_float_is_that_float(text: str) -> None:
-    write_params((ROOT / "params.yaml").read_text().replace("lr: 0.001", f"lr: {text}"))
+    write_params((ROOT / "recipes/original.yaml").read_text().replace("lr: 0.001", f"lr: {text}"))
     assert files.read_params("train", TrainConfig).optimizer.lr == 0.001
 
 
@@ -164,7 +164,7 @@ def test_a_wrong_value_is_named_in_one_line(changes: dict[str, Any], told: list[
     ],
 )
 def test_a_wrong_name_is_told_with_the_nearest_valid_one(old: str, new: str, told: str) -> None:
-    text = (ROOT / "params.yaml").read_text()
+    text = (ROOT / "recipes/original.yaml").read_text()
     assert old in text
     write_params(text.replace(old, new))
     with pytest.raises(ValueError, match=r"params\.yaml") as caught:

@@ -13,14 +13,15 @@ from tools import recipes, scratch
 
 RECIPE = """
 train:
-  label_smoothing: 0.1
+  all_images: true
   schedule:
-    shape: cosine
+    warmup: 0.3
   optimizer:
     betas: [0.8, 0.9]
-    decay_all: false
+  model:
+    name: other
 evaluate:
-  flip: true
+  precision: bfloat16
 """
 
 
@@ -51,11 +52,11 @@ VALUES = {
 
 def test_settings_are_what_dvc_takes() -> None:
     assert [f"{name}={value}" for name, value in recipes.settings(yaml.safe_load(RECIPE))] == [
-        "train.label_smoothing=0.1",
-        "train.schedule.shape=cosine",
+        "train.all_images=true",
+        "train.schedule.warmup=0.3",
         "train.optimizer.betas=[0.8, 0.9]",
-        "train.optimizer.decay_all=false",
-        "evaluate.flip=true",
+        "train.model.name=other",
+        "evaluate.precision=bfloat16",
     ]
 
 

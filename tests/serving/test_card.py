@@ -22,7 +22,7 @@ from cifar_resnet.serving import onnx_export
 from cifar_resnet.serving.card import model_card
 from tools.scratch import ROOT
 
-TRAIN: dict[str, Any] = YAML(typ="safe").load(ROOT / "params.yaml")["train"]
+TRAIN: dict[str, Any] = YAML(typ="safe").load(ROOT / "recipes/original.yaml")["train"]
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 ABOUT = {"model": TRAIN["model"], "normalization": TRAIN["normalization"], "classes": CLASSES}
 RESULTS: dict[str, Any] = {
