@@ -99,6 +99,7 @@ def test_what_is_no_run_and_what_is_damaged_beside_a_run_stops_nobody(
     (tmp_path / "lost+found").mkdir()
     for number, content in enumerate((b"", b'{"params": {"se', b"\xff\xfe\x00", b"[]")):
         (run(tmp_path, number) / checkpoint.HOLDER).write_bytes(content)
+    (run(tmp_path, 4) / checkpoint.DONE).write_text('{"model": "0"}')
     foreign = run(tmp_path, 9)
 
     def locked(path: Path, **options: Any) -> Any:

@@ -140,13 +140,13 @@ def load(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return None, damaged
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What a JSON file of ours says; nothing where it is missing or not whole."""
+def _read(path: Path, *names: str) -> dict[str, Any]:
+    """What a JSON file of ours says; nothing where it is missing, not whole, or lacks one of `names`."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         found = None
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and found.keys() >= set(names) else {}
 
 
 @contextmanager
@@ -170,11 +170,8 @@ def hold(folder: Path, about: dict[str, Any]) -> Iterator[None]:
                 if folder.exists() and not _states(folder):
                     remove(folder)
     except Timeout:
-        who = _read(holder)
-        known = {"pid", "host", "since"} <= who.keys()
-        process = (
-            f"process {who['pid']} on {who['host']} since {who['since']}" if known else "another process"
-        )
+        who = _read(holder, "pid", "host", "since")
+        process = "process {pid} on {host} since {since}".format(**who) if who else "another process"
         raise UserError(
             f"the same run is being trained by {process}, which has locked {lock};"
             " wait for it to end, or stop it and start again: nothing is lost"
@@ -208,7 +205,7 @@ def unfinished(parent: Path) -> list[Unfinished]:
     for folder in _free(parent):
         if states := _states(folder):
             sizes, saved = [path.stat().st_size for path in states], states[-1].stat().st_mtime
-            about, done = _read(folder / HOLDER), _read(folder / DONE)
+            about, done = _read(folder / HOLDER), _read(folder / DONE, "clone", "model")
             label = states[-1].name.split(".")[1]
             found.append(Unfinished(folder, about, label, saved, sum(sizes), done))
     return sorted(found, key=lambda run: run.saved, reverse=True)
@@ -232,7 +229,7 @@ def finish(folder: Path, model: str) -> None:
 def forget_recorded(parent: Path) -> None:
     """Remove the finished runs in `parent` whose clone is gone or has recorded the model."""
     for folder in _free(parent):
-        if done := _read(folder / DONE):
+        if done := _read(folder / DONE, "clone", "model"):
             clone = Path(done["clone"])
             lock = clone / "dvc.lock"
             days = (time.time() - (folder / DONE).stat().st_mtime) / 86_400
