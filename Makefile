@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo repro sweep check test faults lint verify bench lock audit
+.PHONY: help setup demo repro sweep check test faults lint verify harmless bench lock audit
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -53,10 +53,11 @@ TESTERS ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN) / 2)
 sweep: setup  ## a recipe with several seeds, as DVC experiments, with the test accuracies
 	python -m tools.sweep $(RECIPE) --seeds $(SEEDS) --jobs $(JOBS) --test
 
-EPOCHS ?= 1
+verify: setup  ## check the published result here; EPOCHS=1: train an epoch too; FULL=1: all images; SAMPLE_SEED=…
+	python -m tools.verify $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(FULL),--full) $(if $(SAMPLE_SEED),--sample-seed $(SAMPLE_SEED))
 
-verify: setup  ## train the first epoch of the published run again and compare
-	python -m tools.verify --epochs $(EPOCHS)
+harmless: setup  ## prove that an edit of train's code changes no bit, then put it into dvc.lock; EPOCHS=1; BASE=COMMIT
+	python -m tools.harmless $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BASE),--base $(BASE))
 
 lint: setup  ## linter, types, import contract
 	ruff check .

@@ -1,85 +1,229 @@
-"""`make verify` at a small size: it passes on the locked run and fails when the recipe is another."""
+"""`make verify` at a small size: it passes on a locked run, and names what was changed."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from cifar_resnet import files
 from tests.conftest import Clone
-from tools.verify import COMPARED, FIRST_EPOCHS
+from tools import lock, recomputed, scratch, verify
+
+VERIFY = ("python", "-m", "tools.verify")
 
 
-def test_the_first_epochs_that_set_the_tolerance_are_complete() -> None:
-    measured = pd.DataFrame(json.loads(FIRST_EPOCHS.read_text()))[COMPARED]
-    assert (measured.notna() & (measured > 0)).all(axis=None)
-    assert (measured.max() > measured.min()).all()
-
-
-@pytest.fixture
-def published(finished: Clone, tmp_path: Path) -> Clone:
-    """The finished clone as if it had been published from other hardware."""
-    clone = finished.copy(tmp_path)
-    hardware = {"device": "another one"}
-    (clone.folder / "results/default.json").write_text(
-        json.dumps({"runs": {"default-0": {"hardware": hardware}}})
-    )
-    apart = {"train_loss": 5e-4, "val_loss": 5e-4, "train_accuracy": 0.005, "val_accuracy": 0.005}
-    (clone.folder / "results/verify.json").write_text(json.dumps([dict.fromkeys(apart, 0), apart]))
+@pytest.fixture(scope="module")
+def made(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """The finished clone with its record, as it is published. Whoever changes anything takes a copy."""
+    clone = finished.copy(tmp_path_factory.mktemp("published"))
+    clone.run("python", "-m", "tools.results", "--record")
+    clone.run(*VERIFY, "--record")
+    scratch.commit(clone.folder, "published")
     return clone
 
 
-def test_the_locked_run_is_repeated_to_the_last_digit(published: Clone, finished: Clone) -> None:
-    printed = published.run("python", "-m", "tools.verify", "--epochs", "2")
-    assert "identical: this machine repeats the published run to the last digit" in printed
-    accuracy = json.loads(published.read("metrics/test.json"))["test_accuracy"]
-    assert f"{accuracy:.2%} here, {accuracy:.2%} in metrics/test.json" in printed
-    assert not published.dvc("diff").strip()
-    assert published.read("logs/train.jsonl") == finished.read("logs/train.jsonl")
+@pytest.fixture
+def published(made: Clone, tmp_path: Path) -> Clone:
+    """A copy of the published clone."""
+    return made.copy(tmp_path)
 
 
-def test_another_recipe_in_the_code_is_found(published: Clone) -> None:
-    path = published.folder / "src/cifar_resnet/training/augmentation.py"
-    text = path.read_text()
-    broken = text.replace("padding)  # (N, S): row", "padding + 1)  # (N, S): row")
-    assert broken != text
-    path.write_text(broken)
-    printed = published.run("python", "-m", "tools.verify", status=1)
-    assert "device: another one in the published run, cpu" in printed
-    assert "outside the tolerance" in printed
+@pytest.fixture
+def here(published: Clone, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    """The same, as the working folder of this process."""
+    monkeypatch.chdir(published.folder)
+    return published
 
 
-def test_a_small_difference_is_allowed_on_other_hardware_alone(published: Clone) -> None:
-    path = published.folder / "plots/history.csv"
-    lock = published.folder / "dvc.lock"
-    before = published.run("md5sum", "plots/history.csv").split()[0]
-    first, second = (float(line.split(",")[1]) for line in path.read_text().splitlines()[1:3])
-    path.write_text(
-        path.read_text().replace(repr(first), repr(first + 1e-5)).replace(repr(second), repr(second + 1))
+def edit(clone: Clone, path: str, old: str, new: str) -> None:
+    text = clone.read(path).decode()
+    assert old in text
+    target = clone.folder / path
+    target.unlink()  # it may be a link into DVC's cache
+    target.write_text(text.replace(old, new, 1))
+
+
+def verdicts(printed: str) -> dict[str, str]:
+    return {name: verdict for verdict, name in re.findall(r"^(PASS|FAIL|----)  (\w+)", printed, re.MULTILINE)}
+
+
+def test_a_published_run_is_repeated_to_the_last_digit_and_nothing_is_written(published: Clone) -> None:
+    log = published.read("logs/train.jsonl")
+    printed = published.run(*VERIFY, "--epochs", "2", "--full")
+    assert set(verdicts(printed).values()) == {"PASS"}
+    assert "every digit of" in printed
+    assert "2 epochs are identical" in printed
+    assert not published.run("git", "status", "--porcelain")
+    assert published.read("logs/train.jsonl") == log
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("augmentation.py", "padding)  # (N, S): row", "padding + 1)  # (N, S): row"),
+        ("optimizer.py", '"weight_decay": config.weight_decay', '"weight_decay": 1.01 * config.weight_decay'),
+    ],
+)
+def test_another_recipe_in_the_code_is_found(published: Clone, path: str, old: str, new: str) -> None:
+    edit(published, f"src/cifar_resnet/training/{path}", old, new)
+    printed = published.run(*VERIFY, status=1)
+    assert verdicts(printed) == {"lock": "FAIL", "figures": "PASS", "weights": "PASS", "steps": "FAIL"}
+    assert f"src/cifar_resnet/training/{path} is not what train ran with: `make harmless`" in printed
+    assert "the first steps are not those of this very processor" in printed
+
+
+def test_another_processor_agrees_within_rounding_and_finds_another_rate(published: Clone) -> None:
+    edit(published, "results/default.json", '"instructions": "', '"instructions": "another than ')
+    recorded = published.folder / "results/verify.json"
+    row = json.loads(recorded.read_text())[-1] | {"instructions": "another"}
+    other = row | {"totals": [[loss + 1e-6, correct] for loss, correct in row["totals"]]}
+    recorded.write_text(json.dumps([row, other]))
+    published.run("python", "-m", "tools.results")  # the page names the processor
+    assert "agrees: in float32" in published.run(*VERIFY)
+    edit(
+        published,
+        "src/cifar_resnet/training/loop.py",
+        "config.optimizer.lr *",
+        "1.01 * config.optimizer.lr *",
     )
-    after = published.run("md5sum", "plots/history.csv").split()[0]
-    lock.write_text(lock.read_text().replace(before, after))  # as if that row had been published
-    assert "within what other hardware" in published.run("python", "-m", "tools.verify", "--epochs", "2")
-    facts = [json.loads(line) for line in published.read("logs/train.jsonl").decode().splitlines()]
-    hardware = next(record for record in reversed(facts) if "device" in record)
-    reference = {"runs": {"default-0": {"hardware": hardware}}}
-    (published.folder / "results/default.json").write_text(json.dumps(reference))
-    assert "this code trains something else" in published.run("python", "-m", "tools.verify", status=1)
+    printed = published.run(*VERIFY, status=1)
+    assert "the loss after step 2 is off by" in printed
 
 
-def test_other_data_params_and_weights_are_said_at_once(published: Clone) -> None:
-    content = bytearray(published.read("models/resnet50.safetensors"))
+def test_what_is_missing_is_fetched_or_named(published: Clone) -> None:
+    for path in ("models/resnet50.safetensors", "data/tensors/val.safetensors"):
+        (published.folder / path).unlink()
+    printed = published.run(*VERIFY)
+    assert "missing, so `dvc pull -r released models/resnet50.safetensors` runs" in printed
+    assert set(verdicts(printed).values()) == {"PASS"}
     (published.folder / "models/resnet50.safetensors").unlink()
-    (published.folder / "models/resnet50.safetensors").write_bytes(content[:-1])
-    assert "the published weights are not here" in published.run("python", "-m", "tools.verify")
-    published.change({"train": {"patience": 9}})
-    printed = published.run("python", "-m", "tools.verify", status=1)
-    assert printed.startswith("error: params.yaml's train section is not the one in dvc.lock")
-    published.change({"train": {"patience": 10}})
-    path = published.folder / "data/tensors/val.safetensors"
-    other = (published.folder / "data/tensors/test.safetensors").read_bytes()
-    path.unlink()
-    path.write_bytes(other)
-    assert "not the data of the published run" in published.run("python", "-m", "tools.verify", status=1)
-    path.unlink()
-    assert "val.safetensors is missing" in published.run("python", "-m", "tools.verify", status=1)
+    published.run("rm", "-r", ".dvc/cache")
+    printed = published.run(*VERIFY, status=3)
+    assert verdicts(printed)["weights"] == "----"
+    assert "models/resnet50.safetensors is missing: `dvc pull -r released" in printed
+    edit(published, "src/cifar_resnet/data/split.py", '"""', '"""More. ')
+    (published.folder / "data/tensors/val.safetensors").unlink()
+    before = published.read("dvc.lock")
+    printed = published.run(*VERIFY, status=1)
+    assert "src/cifar_resnet/data/split.py is not what preprocess ran with: `dvc repro preprocess`" in printed
+    assert published.read("dvc.lock") == before
+
+
+def test_steps_are_recorded_only_on_a_machine_that_repeats_the_published_epoch(published: Clone) -> None:
+    first = published.read("plots/history.csv").decode().splitlines()[1]
+    edit(published, "plots/history.csv", first, first.replace("0.", "0.1", 1))
+    printed = published.run(*VERIFY, "--record", status=1)
+    assert "epoch 1 is not the one of plots/history.csv" in printed
+
+
+def test_the_digests_of_files_and_folders_are_those_of_dvc(here: Clone) -> None:
+    stages = lock.read()
+    for name in stages:
+        wanted = lock.code(stages, name)
+        assert lock.code_digests(list(wanted)) == lock.code_digests(list(wanted), "HEAD") == wanted
+    (here.folder / "src/cifar_resnet/files/.__init__.py.swp").write_text("an editor's")
+    wanted = lock.code(stages, "train")
+    assert lock.code_digests(list(wanted)) == wanted
+    edit(here, "src/cifar_resnet/files/params.py", '"""', '"""More. ')
+    scratch.commit(here.folder, "an edit")
+    assert lock.code_digests(list(wanted), "HEAD") != wanted
+    assert lock.code_digests(list(wanted), lock.base(wanted)) == wanted
+
+
+def test_the_lock_is_held_against_everything_that_it_names(here: Clone) -> None:
+    stages = lock.read()
+    assert not verify.check_lock(stages).differs
+    edit(here, "metrics/test.json", '"test_loss": ', '"test_loss": 1')
+    edit(here, "params.yaml", "patience: 10", "patience: 9")
+    edit(here, "dvc.yaml", "cmd: python -m stages.export", "cmd: python -O -m stages.export")
+    (here.folder / "plots/confusion.png").unlink()
+    wrong = [line.split(":")[0] for line in verify.check_lock(stages).differs]
+    assert wrong == [
+        *("params.yaml", "dvc.yaml", "params.yaml"),  # of train, of export twice
+        *("metrics/test.json is not the one in dvc.lock", "plots/confusion.png is not the one in dvc.lock"),
+    ]
+    train = stages["train"]["deps"]
+    next(entry for entry in train if entry["path"].endswith("val.safetensors"))["md5"] = "0" * 32
+    assert "val.safetensors was another file when train read it" in str(verify.check_lock(stages))
+    del stages["train"]
+    assert "dvc.lock has no run of train" in str(verify.check_lock(stages).unseen)
+
+
+def altered(
+    name: str, column: str, change: Callable[["pd.Series[Any]"], "pd.Series[Any]"]
+) -> Callable[[], None]:
+    def alter() -> None:
+        table = files.read_table(name)
+        table[column] = change(table[column])
+        files.write_table(name, table)
+
+    return alter
+
+
+def replaced(path: str, old: str, new: str) -> Callable[[], None]:
+    return lambda: edit(Clone.at(Path(), Path()), path, old, new)
+
+
+@pytest.mark.parametrize(
+    ("alter", "named"),
+    [
+        (replaced("metrics/test.json", '"test_loss": ', '"test_loss": 1'), "metrics/test.json: test_loss"),
+        (replaced("metrics/test.json", '"test_f1": 0.', '"test_f1": 0.1'), "metrics/test.json: test_f1"),
+        (replaced("metrics/train.json", '"best_epoch": ', '"best_epoch": 1'), "metrics/train.json"),
+        (
+            altered("predictions", "confidence", lambda old: old.clip(upper=0.1)),
+            "metrics/test.json: test_ece",
+        ),
+        (altered("predictions", "index", lambda old: old.replace(3, 4)), "each of the 100 test images once"),
+        (
+            altered("predictions", "prediction", lambda old: old.iloc[::-1].set_axis(old.index)),
+            "plots/confusions.csv",
+        ),
+        (altered("subsets", "accuracy", lambda old: old + 0.01), "plots/subsets.csv"),
+        (altered("history", "train_loss", lambda old: old + 1e-4), "results/steps.csv"),
+        (altered("history", "train_loss", lambda old: old + 1e-4), "the log of results/default.json"),
+        (replaced("results/default.json", '"minutes": ', '"minutes": 1'), "the log of results/default.json"),
+        (
+            replaced("results/default.json", '"best_epoch": ', '"best_epoch": 1'),
+            "results/default.json: train",
+        ),
+        (replaced("README.md", "95 %", "96 %"), "README.md"),
+        (replaced("docs/results.md", "95 %", "96 %"), "docs/results.md"),
+    ],
+)
+def test_a_figure_that_does_not_follow_is_named(here: Clone, alter: Callable[[], None], named: str) -> None:
+    assert not (recomputed.test_figures() + recomputed.train_figures() + recomputed.pages())
+    alter()
+    found = recomputed.test_figures() + recomputed.train_figures() + recomputed.pages()
+    assert any(named in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("alter", "named"),
+    [
+        (altered("predictions", "confidence", lambda old: old + 3e-4), "answer otherwise for 100 of 100"),
+        (altered("predictions", "prediction", lambda old: old.replace("cross", "ring")), "answer otherwise"),
+        (altered("predictions", "label", lambda old: old.iloc[::-1].set_axis(old.index)), "has other labels"),
+    ],
+)
+def test_answers_that_the_weights_do_not_give_are_found(
+    here: Clone, alter: Callable[[], None], named: str
+) -> None:
+    stages = lock.read()
+    assert not verify.check_weights(stages, 0, full=True).differs
+    alter()
+    assert named in str(verify.check_weights(stages, 0, full=False).differs)
+
+
+def test_without_a_published_run_the_parts_say_what_is_missing(here: Clone) -> None:
+    stages = {name: stage for name, stage in lock.read().items() if name in ("fetch", "preprocess")}
+    findings = [
+        verify.check_lock(stages),
+        verify.check_figures(stages),
+        verify.check_weights(stages, 0, full=False),
+    ]
+    assert all(finding.unseen and not finding.differs for finding in findings)

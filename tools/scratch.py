@@ -16,8 +16,13 @@ IDENTITY = ("-c", "user.name=scratch", "-c", "user.email=scratch@localhost")
 
 def git(folder: Path, *arguments: str) -> str:
     """Run git in `folder` and return what it prints."""
+    return git_bytes(folder, *arguments).decode()
+
+
+def git_bytes(folder: Path, *arguments: str) -> bytes:
+    """Run git in `folder` and return the bytes that it prints."""
     command = ["git", "-C", str(folder), *IDENTITY, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def commit(folder: Path, message: str) -> None:

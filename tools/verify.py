@@ -1,148 +1,219 @@
-"""Train the first epochs of the published run again and compare them with plots/history.csv, digit for digit.
+"""Check the published result on this machine. No file that Git tracks changes.
 
-The run is the one that dvc.lock records: the same tensors, the same params. On the hardware and versions of
-the published run every digit has to be the same. On others the first epoch may differ by twice what measured
-ones differ by (results/verify.json); later epochs drift apart from rounding alone and are only shown.
-Nothing is written. When the published weights are there, their test accuracy is computed again, too.
+Four parts: dvc.lock against the files that are here; the figures against a row for each test image; the
+weights against test images that are drawn now; the first training steps against recorded ones. What is
+missing is fetched first. Exit status: 0 all agrees, 1 something differs, 3 something could not be looked at.
+docs/claims.md says what that proves and what it does not.
 """
 
 import argparse
-import hashlib
-import io
-import json
+import secrets
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
+from torch import Tensor
 
 from cifar_resnet import files
-from cifar_resnet.evaluation.metrics import accuracy
+from cifar_resnet.evaluation.metrics import EvaluateConfig, accuracy
 from cifar_resnet.files.params import UserError
-from cifar_resnet.images import Images, concatenate
 from cifar_resnet.network.classifier import read_classifier
 from cifar_resnet.network.inference import predict_all
-from cifar_resnet.process import command, hardware
-from cifar_resnet.process.progress import Progress
-from cifar_resnet.training.config import TrainConfig
-from cifar_resnet.training.loop import fit
-from cifar_resnet.training.state import history_table, new_state
+from cifar_resnet.process import command
+from tools import first_steps, lock, recomputed
 
-HISTORY = Path("plots/history.csv")
-RECORD = Path("results/default.json")
-FIRST_EPOCHS = Path("results/verify.json")  # of the original recipe, on different hardware
-ACCURACY_TOLERANCE = 0.0005  # of the weights' test accuracy: five images of 10,000
-COMPARED = ["train_loss", "train_accuracy", "val_loss", "val_accuracy"]
-FACTS = ("device", "processor", "instructions", "threads", "torch", "cudnn", "precision", "compiled")
+SAMPLE = 500  # test images
+PROBABILITY = 1e-4  # by which a probability may differ between processors, in float32
+ACCURACY = 0.0005  # by which an accuracy may differ: five test images of 10,000
+VALIDATION = 0.003  # the same where training computed in bfloat16 and this command does not
+PULL = f"dvc pull -r released {files.MODEL}"
+PREPROCESS = "dvc repro preprocess"
 
 
-def locked(path: Path, entries: list[dict[str, str]]) -> bool:
-    """Return whether a file is the one of dvc.lock's `entries`; False when it is missing."""
-    digest = next(entry["md5"] for entry in entries if entry["path"] == str(path))
-    if not path.exists():
-        return False
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == digest  # DVC's choice
+class Finding(NamedTuple):
+    """What a part has shown, or what differs, or what it could not look at: each with the next step."""
+
+    shown: str
+    differs: Sequence[str] = ()
+    unseen: Sequence[str] = ()
 
 
-def check_inputs() -> TrainConfig:
-    """Return the locked run's config. Raises UserError when params or data here are not those of the lock."""
-    stages = files.read_yaml(Path("dvc.lock"))["stages"]
-    if "train" not in stages:
-        raise UserError("dvc.lock has no train stage: no run has been published here yet")
-    lock = stages["train"]
-    config = files.read_params("train", TrainConfig)
-    if lock["params"]["params.yaml"]["train"] != files.read_section("train"):
-        raise UserError(
-            "params.yaml's train section is not the one in dvc.lock;"
-            " `git checkout params.yaml dvc.lock` brings the published ones back"
-        )
-    for name in ("train", "val"):
-        path = files.tensors_path(name)
-        if not locked(path, lock["deps"]):
-            raise UserError(
-                f"{path} is {'not the data of the published run' if path.exists() else 'missing'};"
-                " `dvc repro preprocess` makes it"
-            )
-    if not locked(HISTORY, lock["outs"]):
-        raise UserError(f"{HISTORY} is not the one in dvc.lock; `git checkout {HISTORY}` brings it back")
-    return config
-
-
-def train(config: TrainConfig, epochs: int) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the history of the first `epochs` epochs, trained here, and the facts about this machine."""
-    chosen = hardware.prepare(config)
-    target, dtype, compiled = chosen
-    (train_tensors, about), (val_tensors, _) = (
-        files.read_tensors(files.tensors_path(name)) for name in ("train", "val")
+def check_lock(stages: dict[str, Any]) -> Finding:
+    """Hold dvc.lock against dvc.yaml, params.yaml, the code and the results that are here."""
+    declared = files.read_yaml(Path("dvc.yaml"))["stages"]
+    outs = {path: md5 for stage in stages.values() for path, md5 in lock.digests(stage["outs"]).items()}
+    tracked = set(lock.git("ls-files", "-z", "--", *outs).split("\0"))
+    differs = [line for name in stages for line in lock.outdated(stages, name)]
+    for path, md5 in outs.items():
+        if path in tracked or Path(path).is_file():
+            remedy = f"git checkout HEAD {path}" if path in tracked else f"rm {path}; make verify"
+            if not Path(path).is_file() or lock.digest(Path(path)) != md5:
+                differs.append(f"{path} is not the one in dvc.lock: `{remedy}`")
+    missing = sorted(declared.keys() - stages.keys())
+    unseen = [f"dvc.lock has no run of {', '.join(missing)}: `dvc repro` makes it"] if missing else []
+    return Finding(
+        f"dvc.lock has the params, the code and the {len(outs)} results that are here", differs, unseen
     )
-    images, val = Images(**train_tensors), Images(**val_tensors)
-    images = concatenate([images, val]) if config.all_images else images
-    state = new_state(config, len(about["classes"]), target, dtype)
-    loop = fit(state, config, images.to(target), val.to(target), dtype, compiled)
-    with Progress(state, config, len(images.labels), facts=None) as progress:
-        while state.epoch < epochs:
-            progress.update(*next(loop))
-    return history_table(state), chosen.facts()
 
 
-def compare(here: pd.DataFrame, facts: dict[str, Any]) -> bool:
-    """Print the published epochs beside those of this machine; return whether they agree as they have to."""
-    published = pd.read_csv(HISTORY, dtype=str).head(len(here))
-    ours = pd.read_csv(io.StringIO(here.to_csv(index=False)), dtype=str)
-    shown = pd.concat({"published": published.T, "here": ours.T}, axis=1)
-    print(shown.to_string())
-    if ours.equals(published):
-        print("identical: this machine repeats the published run to the last digit")
-        return True
-    run = next(iter(json.loads(RECORD.read_text())["runs"].values()))
-    other = [name for name in FACTS if facts.get(name) != run["hardware"].get(name)]
-    if not other:
-        print("different, on the hardware and versions of the published run: this code trains something else")
-        return False
-    for name in other:
-        print(f"{name}: {run['hardware'].get(name)} in the published run, {facts.get(name)} here")
-    measured = pd.DataFrame(json.loads(FIRST_EPOCHS.read_text()))[COMPARED]
-    first = pd.DataFrame(
-        {
-            "difference": (ours.astype(float) - published.astype(float)).abs().loc[0, COMPARED],
-            "allowed": 2 * (measured.max() - measured.min()),
-        }
+def check_figures(stages: dict[str, Any]) -> Finding:
+    """Compute metrics, tables and README again, from plots/predictions.csv and plots/history.csv."""
+    if "evaluate" not in stages:
+        return Finding("", unseen=["there are no predictions yet: `dvc repro` makes them"])
+    return Finding(
+        f"metrics, tables and pages follow from {len(files.read_table('predictions')):,} predictions",
+        [*recomputed.test_figures(), *recomputed.train_figures(), *recomputed.pages()],
+        recomputed.missing_record(),
     )
-    print(f"epoch 1:\n{first.to_string(float_format='{:.2g}'.format)}")
-    within = bool((first["difference"] <= first["allowed"]).all())
-    print("within what other hardware and versions change" if within else "outside the tolerance")
-    return within
 
 
-def check_weights() -> bool:
-    """Return whether the published weights, if they are here, reach the published test accuracy."""
-    stages = files.read_yaml(Path("dvc.lock"))["stages"]
+def check_weights(stages: dict[str, Any], seed: int, full: bool) -> Finding:
+    """Compute the answers for some test images, or for all, and compare with plots/predictions.csv."""
     test = files.tensors_path("test")
-    if not locked(files.MODEL, stages["train"]["outs"]) or not test.exists():
-        print("the published weights are not here: `dvc pull -r released models/resnet50.safetensors`")
-        return True
-    model, normalization, *_ = read_classifier(files.MODEL, torch.device("cpu"))
+    if "evaluate" not in stages:
+        return Finding("", unseen=["there are no weights yet: `dvc repro` trains them"])
+    unseen = [
+        f"{path} is missing: `{remedy}`"
+        for path, remedy in ((files.MODEL, PULL), (test, PREPROCESS))
+        if not path.exists()
+    ]
+    if unseen:
+        return Finding("", unseen=unseen)
+    model, normalization, names, _ = read_classifier(files.MODEL, torch.device("cpu"))
     tensors, _ = files.read_tensors(test)
-    logits = predict_all(model, tensors["images"].split(500), normalization, torch.float32)
-    here, there = accuracy(logits, tensors["labels"]), files.read_metrics("test")["test_accuracy"]
-    print(f"test accuracy of the published weights: {here:.2%} here, {there:.2%} in metrics/test.json")
-    return bool(abs(here - there) <= ACCURACY_TOLERANCE)
+    images, labels = tensors["images"], tensors["labels"]
+    table = files.read_table("predictions").set_index("index").sort_index()
+    differs = []
+    if table["label"].to_list() != [names[label] for label in labels]:
+        differs.append("plots/predictions.csv has other labels than the test images: `git diff HEAD plots`")
+        return Finding("", differs)
+
+    def logits(chosen: Tensor) -> Tensor:
+        return predict_all(model, chosen.split(SAMPLE), normalization, torch.float32)
+
+    count = len(labels) if full else min(SAMPLE, len(labels))
+    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    answers = logits(images[drawn])
+    probabilities = answers.double().softmax(1)
+    rows = table.iloc[drawn.tolist()]
+    predicted = torch.tensor([names.index(name) for name in rows["prediction"]])
+    of_predicted = probabilities.gather(1, predicted.unsqueeze(1)).squeeze(1)
+    stated = torch.tensor(rows["confidence"].to_numpy())
+    # The class too: no other one may be more than the tolerance above the stated one.
+    off = ((probabilities.amax(1) - stated).abs() > PROBABILITY) | (
+        (of_predicted - stated).abs() > PROBABILITY
+    )
+    if off.any():
+        first = int(drawn[off][0])
+        differs.append(
+            f"the weights answer otherwise for {int(off.sum())} of {count} test images, the first is {first}:"
+            f" plots/predictions.csv is not of {files.MODEL}"
+        )
+    if full:
+        differs += _all_images(answers, labels[drawn], lambda: logits(images.flip(3)), logits)
+    return Finding(f"{count:,} test images (seed {seed}): the answers of plots/predictions.csv", differs)
+
+
+def _all_images(
+    answers: Tensor, labels: Tensor, mirrored: Callable[[], Tensor], logits: Callable[[Tensor], Tensor]
+) -> list[str]:
+    """Return what differs in the accuracy with mirror images, and in that on the validation images."""
+    differs, test, train = [], files.read_metrics("test"), files.read_metrics("train")
+    if files.read_params("evaluate", EvaluateConfig).flip:
+        both = accuracy(answers + mirrored(), labels)
+        if abs(both - test["test_accuracy_with_flip"]) > ACCURACY:
+            differs.append(f"test_accuracy_with_flip of metrics/test.json is {both:.4f} here")
+    val, _ = files.read_tensors(files.tensors_path("val"))
+    here = accuracy(logits(val["images"]), val["labels"])
+    if abs(here - train["val_accuracy"]) > VALIDATION:
+        differs.append(
+            f"val_accuracy of metrics/train.json is {here:.4f} here: these weights are not of that run"
+        )
+    return differs
+
+
+def check_steps(stages: dict[str, Any], epochs: int) -> Finding:
+    """Compute the first training steps here, and whole epochs if asked to, and compare with recorded ones."""
+    missing = [path for path in map(files.tensors_path, ("train", "val")) if not path.exists()]
+    if missing:
+        return Finding("", unseen=[f"{path} is missing: `{PREPROCESS}`" for path in missing])
+    shown, differs, unseen = first_steps.compare(*lock.identity(stages))
+    if epochs and not differs:
+        lines, equal, alike = first_steps.compare_epochs(epochs)
+        print(lines)
+        shown += f"; {epochs} epochs are identical" if equal else ""
+        if not equal and alike:
+            differs = [
+                "plots/history.csv has other digits, from a machine of this kind: the code is another one"
+            ]
+        elif not equal:
+            unseen = [*unseen, "epochs can be compared only on the kind of machine of the published run"]
+    return Finding(shown, differs, unseen)
+
+
+def get_missing(stages: dict[str, Any]) -> None:
+    """Get the published weights and make the tensors, where they are missing; say so first."""
+    wanted = []
+    if "train" in stages and not files.MODEL.exists():
+        wanted.append((PULL, "the published weights"))
+    tensors = [files.tensors_path(name) for name in ("train", "val", "test")]
+    stale = [line for name in ("fetch", "preprocess") for line in lock.outdated(stages, name)]
+    if not all(path.exists() for path in tensors) and not stale:  # or DVC would write another dvc.lock
+        wanted.append((PREPROCESS, "the images: 170 MB, or from CIFAR10_SOURCE"))
+    for words, what in wanted:
+        print(f"missing, so `{words}` runs: {what}", flush=True)
+        program, *arguments = words.split()
+        subprocess.run([sys.executable, "-m", program, *arguments])  # a part says what is still missing
+
+
+def report(name: str, part: Callable[[], Finding]) -> Finding:
+    """Carry out a part and print its lines."""
+    started = time.monotonic()
+    try:
+        finding = part()
+    except (UserError, OSError) as error:  # a file that is damaged or gone
+        finding = Finding("", differs=[str(error)])
+    verdict = "FAIL" if finding.differs else "----" if finding.unseen else "PASS"
+    lines = [*finding.differs, *finding.unseen] or [finding.shown]
+    print(f"{verdict}  {name:8}{time.monotonic() - started:6.1f} s  {lines[0]}")
+    for line in lines[1:]:
+        print(f"{'':24}{line}")
+    sys.stdout.flush()
+    return finding
 
 
 def main() -> None:
-    """Check, train, compare."""
+    """Get what is missing, check, say whether all agrees."""
     parser = argparse.ArgumentParser(prog="python -m tools.verify", description=__doc__)
-    parser.add_argument("--epochs", type=int, default=1, help="how many (default: %(default)s)")
-    epochs = parser.parse_args().epochs
+    parser.add_argument("--epochs", type=int, default=0, metavar="N", help="train N whole epochs too")
+    parser.add_argument("--full", action="store_true", help="all test and validation images, not a sample")
+    parser.add_argument("--sample-seed", type=int, metavar="SEED", help="of the sample; default: a new one")
+    parser.add_argument("--record", action="store_true", help="add this machine's first steps to results/")
+    options = parser.parse_args()
     with command.one_line():
-        config = check_inputs()
-        published = len(pd.read_csv(HISTORY))
-        if not 1 <= epochs <= published:
-            raise UserError(f"--epochs must be 1 to {published}, the published run's (it is {epochs})")
-        well = compare(*train(config, epochs))
-        well = check_weights() and well
-    sys.exit(not well)
+        stages = lock.read()
+        if missing := {"fetch", "preprocess"} - stages.keys():
+            raise UserError(f"dvc.lock has no run of {min(missing)}: `dvc repro preprocess` makes it")
+        get_missing(stages)
+        if options.record:
+            first_steps.record(*lock.identity(stages))
+            return
+        seed = secrets.randbelow(10**9) if options.sample_seed is None else options.sample_seed
+        started = time.monotonic()
+        findings = [
+            report("lock", lambda: check_lock(stages)),
+            report("figures", lambda: check_figures(stages)),
+            report("weights", lambda: check_weights(stages, seed, options.full)),
+            report("steps", lambda: check_steps(stages, options.epochs)),
+        ]
+    differs, unseen = (any(getattr(finding, name) for finding in findings) for name in ("differs", "unseen"))
+    verdict = "it differs" if differs else "not all could be looked at" if unseen else "all agrees"
+    print(f"{verdict} ({time.monotonic() - started:.0f} s)")
+    sys.exit(1 if differs else 3 if unseen else 0)
 
 
 if __name__ == "__main__":
