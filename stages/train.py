@@ -1,7 +1,6 @@
 """Train the network, keep its best epoch on the validation images, and go on where a stopped run was."""
 
 from cifar_resnet import files
-from cifar_resnet.files.params import UserError
 from cifar_resnet.images import Images, concatenate
 from cifar_resnet.network import classifier, device
 from cifar_resnet.process import command, hardware, launch, memory, progress, resume, stopping
@@ -15,6 +14,7 @@ def main() -> None:
     if launch.is_launcher(config.processes):
         launch.start(config.processes, config.device)
         return
+    inputs = resume.Inputs(config)
     chosen = hardware.prepare(config)
     target, dtype, compiled = chosen
     train_tensors, about = files.read_tensors(files.tensors_path("train"))
@@ -40,15 +40,12 @@ def main() -> None:
                     shown.update(state, record)
                     if record:
                         files.write_table("history", history_table(state))
+                        inputs.warn()
                     ending = stop.signal()
                     keeper.keep(state, bool(record), bool(ending or stop_reason(state, config)))
                     if ending:
                         raise SystemExit(128 + ending)
-        if files.read_params("train", TrainConfig) != config:
-            raise UserError(
-                "params.yaml's train section was changed while training ran, so the result is not of what it"
-                " says; with the old values back `dvc repro` ends at once (the state is kept)"
-            )
+        inputs.check()
         made = config.model, config.normalization, about["classes"], train.images.shape[-1]
         files.write_tensors(files.MODEL, state.best_weights, classifier.description(*made))
         files.write_table("history", history_table(state))

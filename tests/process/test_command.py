@@ -160,23 +160,28 @@ def test_full_disk(stage: str, told: Told, monkeypatch: pytest.MonkeyPatch) -> N
     assert "No space left on device" in told(stage)
 
 
-def test_params_edited_while_training_runs(clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["params.yaml", "src/cifar_resnet/training/augmentation.py"])
+def test_what_is_edited_while_training_runs_is_no_result(
+    path: str, clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepare("fetch", "preprocess")
-    reads = []
+    reads, edit = [], clone.folder / path
+    original = edit.read_text()
     read = files.read_params
 
     def edited(section: str, config_class: type[object]) -> object:
         reads.append(section)
-        if len(reads) == 2:
-            clone.change({"train": {"epochs": 4}})
+        if len(reads) == 2:  # at the end of the first epoch
+            edit.write_text(original.replace("epochs: 3", "epochs: 4") + "# edited\n")
         return read(section, config_class)  # type: ignore[type-var]
 
     monkeypatch.setattr(files, "read_params", edited)
-    assert "changed while training ran" in told("train")
+    assert "changed while training ran, so the result is not of what is there now" in told("train")
+    assert len(re.findall("changed while training runs: put it back", capsys.readouterr().out)) == 1
     assert not (clone.folder / "models").exists()
     monkeypatch.setattr(files, "read_params", read)
-    clone.change({"train": {"epochs": 3}})
-    train.main()  # finishes from the kept state
+    edit.write_text(original)
+    train.main()  # finishes from the last checkpoint
     assert (clone.folder / "models/resnet50.safetensors").exists()
 
 

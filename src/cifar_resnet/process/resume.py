@@ -5,13 +5,14 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cifar_resnet import files
+from cifar_resnet.files.params import UserError
 from cifar_resnet.process import checkpoint, machine
 from cifar_resnet.training.config import TrainConfig
 from cifar_resnet.training.distributed.world import World
@@ -51,6 +52,36 @@ def _code_digest() -> str:
             if path.suffix == ".py" and not hidden:
                 digest.update(path.as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+class Inputs:
+    """What a run was started with: DVC would record what is there at its end."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config, self.code, self.warned = config, _code_digest(), False
+
+    def edited(self) -> str:
+        """Return what was changed since, in words; nothing if all is as it was."""
+        with suppress(UserError, OSError):  # in the middle of an edit
+            if files.read_params("train", TrainConfig) != self.config:
+                return "params.yaml's train section"
+            if _code_digest() == self.code:
+                return ""
+        return "params.yaml or the code that train depends on"
+
+    def warn(self) -> None:
+        """Say once that something was changed."""
+        if (edited := self.edited()) and not self.warned:
+            print(f"{edited} was changed while training runs: put it back, or the result cannot be kept")
+            self.warned = True
+
+    def check(self) -> None:
+        """Raise UserError when something was changed."""
+        if edited := self.edited():
+            raise UserError(
+                f"{edited} was changed while training ran, so the result is not of what is there now; put it"
+                " back, and `dvc repro` ends at once (the last checkpoint is kept)"
+            )
 
 
 @contextmanager

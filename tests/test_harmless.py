@@ -1,0 +1,130 @@
+"""`make harmless`: an edit that changes no bit gets into dvc.lock, any other one and any doubt does not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cifar_resnet.files.params import UserError
+from tests.conftest import Clone
+from tools import harmless, lock, scratch
+
+HARMLESS = ("python", "-m", "tools.harmless")
+OPTIMIZER = "src/cifar_resnet/training/optimizer.py"
+
+
+@pytest.fixture
+def locked(finished: Clone, tmp_path: Path) -> Clone:
+    """A clone with a committed run."""
+    return finished.copy(tmp_path)
+
+
+@pytest.fixture
+def here(locked: Clone, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    """The same, as the working folder of this process."""
+    monkeypatch.chdir(locked.folder)
+    return locked
+
+
+def edit(clone: Clone, path: str, old: str, new: str) -> None:
+    text = clone.read(path).decode()
+    assert old in text
+    (clone.folder / path).write_text(text.replace(old, new, 1))
+
+
+def test_an_edit_of_comments_is_proved_by_its_syntax(locked: Clone) -> None:
+    edit(locked, OPTIMIZER, '"""Return AdamW', '"""# Give back AdamW')
+    edit(locked, OPTIMIZER, "    parameters = ", "    # one list\n    parameters = ")
+    printed = locked.run(*HARMLESS)
+    assert "training with the code" not in printed
+    assert "level=syntax" in printed
+    assert locked.run("git", "diff", "--name-only").split() == ["dvc.lock", OPTIMIZER]
+    assert locked.dvc("status", "train") == "Data and pipelines are up to date.\n"
+
+
+def test_an_edit_of_code_is_proved_by_equal_bytes_of_two_runs(locked: Clone) -> None:
+    before = locked.read("dvc.lock")
+    edit(
+        locked, OPTIMIZER, '"weight_decay": config.weight_decay', '"weight_decay": 1.01 * config.weight_decay'
+    )
+    printed = locked.run(*HARMLESS, status=1)
+    assert "error: models/resnet50.safetensors differs: this edit changes the result" in printed
+    assert locked.read("dvc.lock") == before
+    locked.run("git", "checkout", "src")
+    # A function in a file of its own.
+    edit(locked, OPTIMIZER, "p.ndim >= 2]", "is_weight(p)]")
+    edit(
+        locked,
+        OPTIMIZER,
+        "from cifar_resnet.files",
+        "from cifar_resnet.training.weight import is_weight\nfrom cifar_resnet.files",
+    )
+    (locked.folder / OPTIMIZER).with_name("weight.py").write_text(
+        "def is_weight(p):\n    return p.ndim >= 2\n"
+    )
+    printed = locked.run(*HARMLESS, "--epochs", "1")
+    assert "git commit --all --trailer 'Same-bits: train base=" in printed
+    assert "level=epoch epochs=1 precision=float32" in printed
+    assert locked.run("git", "diff", "--name-only").split() == ["dvc.lock", OPTIMIZER]
+    assert locked.dvc("status", "train") == "Data and pipelines are up to date.\n"
+
+
+def test_without_a_locked_run_two_codes_are_compared_and_nothing_is_written(locked: Clone) -> None:
+    entry = locked.read("dvc.lock").decode()
+    start, end = entry.index("  train:\n"), len(entry)
+    (locked.folder / "dvc.lock").write_text(entry[:start])
+    assert end > start
+    scratch.commit(locked.folder, "no run")
+    edit(locked, OPTIMIZER, "    parameters = ", "    # one list\n    parameters = ")
+    assert "dvc.lock has no run of train, so nothing was written" in locked.run(*HARMLESS)
+    assert locked.run("git", "diff", "--name-only").split() == [OPTIMIZER]
+    scratch.commit(locked.folder, "the edit")
+    assert "nothing to prove" in locked.run(*HARMLESS)
+    assert "the same result: src" in locked.run(*HARMLESS, "--base", "HEAD~1")
+
+
+def test_annotations_and_new_files_are_no_matter_of_layout() -> None:
+    before = {"a.py": b'"""Text."""\nx: int = 1\n'}
+    assert harmless.same_syntax(before, {"a.py": b'# more\n"""Other."""\n\nx: int = (1)\n'})
+    assert not harmless.same_syntax(before, {"a.py": b'"""Text."""\nx: float = 1\n'})
+    assert not harmless.same_syntax(before, before | {"b.py": b""})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda clone: clone.change({"train": {"patience": 9}}),
+            "params.yaml: train is not what train ran with",
+        ),
+        (
+            lambda clone: edit(clone, "dvc.yaml", "python -m stages.train", "python -O -m stages.train"),
+            "dvc.yaml",
+        ),
+        (
+            lambda clone: edit(
+                clone, "dvc.yaml", "      - src/cifar_resnet/training\n", "      - data/raw\n"
+            ),
+            "dvc.yaml: train did not or does no longer read data/raw",
+        ),
+        (lambda clone: (clone.folder / "models/resnet50.safetensors").unlink(), "`dvc pull -r released"),
+        (lambda clone: (clone.folder / "data/tensors/val.safetensors").unlink(), "`dvc repro preprocess`"),
+        (lambda clone: edit(clone, "plots/history.csv", "1,", "2,"), "`git checkout plots/history.csv`"),
+        (lambda clone: edit(clone, "dvc.lock", "schema: '2.0'", "schema: '2.0'  # mine"), "is not committed"),
+    ],
+)
+def test_more_than_an_edit_of_code_is_refused(
+    here: Clone, spoil: Callable[[Clone], None], message: str
+) -> None:
+    harmless.refuse(lock.read())
+    spoil(here)
+    with pytest.raises(UserError, match=message.replace("`", "`")):
+        harmless.refuse(lock.read())
+
+
+def test_a_lock_in_which_more_changes_is_put_back(here: Clone) -> None:
+    before = here.read("dvc.lock")
+    here.change({"train": {"patience": 9}})  # which dvc commit would record
+    with pytest.raises(UserError, match="more than the code"):
+        harmless.record()
+    assert here.read("dvc.lock") == before
