@@ -4,12 +4,14 @@ import json
 import re
 import runpy
 import sys
+from pathlib import Path
 from typing import Any
 
 import onnx
 import pandas as pd
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_resnet import files
 from tests.conftest import TINY, Clone
@@ -106,7 +108,7 @@ def test_pictures_of_ones_own_go_the_whole_way(untouched: Clone, monkeypatch: py
 
 def test_the_patches_of_the_page_apply_together_and_do_what_it_says(untouched: Clone) -> None:
     clone = untouched
-    found = patches(PAGE.split("\n## A network of your own\n")[1])
+    found = patches(PAGE.split("\n## A network of your own\n")[1].split("\n## An experiment tracker\n")[0])
     assert len(found) == 4
     for patch in found:
         apply(clone, patch)
@@ -130,3 +132,18 @@ def test_the_patches_of_the_page_apply_together_and_do_what_it_says(untouched: C
     grey, optimizer = clone.run("python", "-c", GREY, PYTHONPATH="src").split()
     assert 20 <= int(grey) <= 60  # a tenth of 400
     assert optimizer == "SGD"
+
+
+def test_a_tracker_gets_every_row_and_changes_no_bit(finished: Clone, tmp_path: Path) -> None:
+    clone = finished.copy(tmp_path)
+    (patch,) = patches(section("An experiment tracker"))
+    apply(clone, patch)
+    (clone.folder / files.MODEL).unlink()
+    clone.stage("train")
+    assert clone.read(str(files.MODEL)) == finished.read(str(files.MODEL))
+    events = EventAccumulator(str(clone.folder / "logs/tensorboard")).Reload()
+    history = pd.read_csv(clone.folder / "plots/history.csv")
+    assert set(events.Tags()["scalars"]) == set(history.columns)
+    for name in history:
+        seen = [(event.step, event.value) for event in events.Scalars(name)]
+        assert seen == list(zip(history["epoch"], history[name].astype("float32"), strict=True))

@@ -1,6 +1,7 @@
 """.github/workflows: valid, with few rights; what they run is run here too."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def test_the_token_of_a_workflow_can_do_little(path: Path) -> None:
     assert set(rights) <= {"contents", "pull-requests"}
     assert "pull_request_target" not in path.read_text()
     for step in steps(path.stem):
+        assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step.get("uses", f"actions/x@{'0' * 40}"))
         if step.get("uses", "").startswith("actions/checkout"):
             assert step["with"]["persist-credentials"] is False
         if "GH_TOKEN" in step.get("env", {}):
