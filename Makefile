@@ -77,7 +77,7 @@ test: lint  ## everything, as CI runs it
 faults: setup  ## deliberate faults, each of which a test has to find; WORDS=resume: some, SINCE=main: of changed files
 	python -m tests.faults $(WORDS) $(if $(SINCE),--since $(SINCE))
 
-bench: setup  ## ours beside the usual ways, on this machine: ten minutes; writes docs/performance.md
+bench: setup  ## ours beside the usual ways, on this machine: minutes; writes docs/performance.md
 	python -m benchmarks
 
 lock:  ## pin every dependency again, for Linux and macOS, Python 3.11 and 3.12
