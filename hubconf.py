@@ -49,8 +49,8 @@ class CIFAR10ResNet50(nn.Module):
 def cifar10_resnet50(pretrained: bool = True) -> CIFAR10ResNet50:
     """Return the published network in evaluation mode, float32, on the CPU; or the same with random weights.
 
-    The weights are those of models/, else those that this repository carries in released/. Raises ValueError
-    when there are none, when a bit of the file is not as it was written, or when it holds another network.
+    The function reads models/ first, which may have a run of your own; without that file it reads released/.
+    Raises ValueError when both are missing, when a file is damaged, or when it holds another network.
     """
     if not pretrained:
         return CIFAR10ResNet50(CLASSES, **IMAGENET, sha256="").eval()

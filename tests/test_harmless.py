@@ -86,6 +86,7 @@ def test_without_a_locked_run_two_codes_are_compared_and_nothing_is_written(lock
 def test_annotations_and_new_files_are_no_matter_of_layout() -> None:
     before = {"a.py": b'"""Text."""\nx: int = 1\n'}
     assert harmless.same_syntax(before, {"a.py": b'# more\n"""Other."""\n\nx: int = (1)\n'})
+    assert harmless.same_syntax(before, {"a.py": b"x: int = 1\n"})
     assert not harmless.same_syntax(before, {"a.py": b'"""Text."""\nx: float = 1\n'})
     assert not harmless.same_syntax(before, before | {"b.py": b""})
 

@@ -67,7 +67,7 @@ def _tree(code: bytes) -> str:
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
             and ast.get_docstring(node) is not None
         ):
-            node.body[0] = ast.Pass()
+            del node.body[0]
     return ast.dump(tree)
 
 

@@ -142,7 +142,9 @@ def check_steps(stages: dict[str, Any], epochs: int) -> Finding:
     if missing:
         return Finding("", unseen=[f"{path} is missing: `{PREPROCESS}`" for path in missing])
     shown, differs, unseen = first_steps.compare(*lock.identity(stages))
-    if epochs and not differs:
+    if epochs and not first_steps.RUN.exists():
+        unseen = [*unseen, f"{first_steps.RUN} is missing: no epochs are published"]
+    elif epochs and not differs:
         lines, equal, alike = first_steps.compare_epochs(epochs)
         print(lines)
         shown += f"; {epochs} epochs are identical" if equal else ""
