@@ -164,7 +164,7 @@ class Clone:
 FIRST = (
     *("test_demo", "test_compilation", "test_launch", "test_sweep", "test_gpu_run", "test_resume"),
     *("test_loop", "test_memory", "test_notebook", "test_adapt", "test_pipeline", "test_card", "test_verify"),
-    *("test_distributed", "test_wrong_values", "test_command", "test_duplicates", "test_real_cifar10"),
+    *("test_distributed", "test_command", "test_duplicates", "test_real_cifar10"),
 )
 # Files whose tests share what takes long to make: one process runs all of a file.
 TOGETHER = {"test_demo", "test_launch", "test_gpu_run", "test_notebook", "test_onnx_export"}

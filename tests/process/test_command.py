@@ -95,6 +95,40 @@ def test_damaged_tensors(stage: str, file: str, clone: Clone, told: Told) -> Non
     assert f"{file}.safetensors is damaged" in told(stage)
 
 
+# By stage: values that only the stage itself can refuse. tests/test_files.py has the bounds.
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("preprocess", {"validation_images": 500}, "validation_images 500"),
+    ("train", {"batch_size": 401}, "train.batch_size 401"),
+    ("train", {"batch_size": 50, "processes": 3}, "batch_size 50 must be a multiple of processes 3"),
+    ("train", {"device": "cuda"}, "cuda is not available"),
+    ("train", {"mixing": {"cutmix": 0.7, "mixup": 0.7}}, "train.mixing"),
+    ("evaluate", {"batch_size": "500"}, "evaluate.batch_size: "),
+]
+
+
+@pytest.mark.usefixtures("results")
+def test_values_that_do_not_fit_each_other_the_data_or_the_machine(clone: Clone, told: Told) -> None:
+    params = clone.read("params.yaml")
+    for stage, wrong, said in WRONG:
+        clone.change({stage: wrong})
+        assert said in told(stage)
+        (clone.folder / "params.yaml").write_bytes(params)
+
+
+def test_a_wrong_value_costs_nothing(finished: Clone, tmp_path: Path) -> None:
+    clone = finished.copy(tmp_path)
+    params, before = clone.read("params.yaml"), clone.read(str(files.MODEL))
+    clone.change({"train": {"epochs": 0}})
+    printed = clone.dvc("repro", status=255)
+    assert not (clone.folder / files.MODEL).exists(), "DVC has removed this stage's results"
+    (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert "train.epochs: " in line
+    assert line.endswith("put the old value back and run `dvc repro`")
+    (clone.folder / "params.yaml").write_bytes(params)
+    assert "Running stage" not in clone.dvc("repro")
+    assert clone.read(str(files.MODEL)) == before
+
+
 def test_wrong_archive(clone: Clone, told: Told, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.tar.gz"
     wrong.write_bytes(b"<html>not here</html>")
