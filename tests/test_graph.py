@@ -151,12 +151,3 @@ def test_every_result_file_belongs_to_the_stage_that_writes_it(finished: Clone) 
         if path.name != ".gitignore"
     }
     assert written == {path for kind in ("metrics", "plots") for path, _ in entries(kind)}
-
-
-def test_every_drawn_chart_holds_values(finished: Clone) -> None:
-    charts = json.loads(finished.dvc("plots", "show", "--json"))["data"]
-    assert {"Loss", "Accuracy"} <= set(charts)
-    for name, revisions in charts.items():
-        for chart in revisions:
-            if "anchor_definitions" in chart:
-                assert json.loads(chart["anchor_definitions"]["<DVC_METRIC_DATA>"]), name

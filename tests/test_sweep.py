@@ -195,17 +195,3 @@ def test_a_preempted_job_goes_on_to_the_same_bits_and_a_failed_one_is_named(
     assert clone.read("logs/sweep/new-0/console.log").decode().count("resuming this run after") == 1
     changes = {"train": {"epochs": 12, "patience": 12}}
     assert models(clone) == {"new-0": alone(clone, changes, 0)}
-
-
-def test_dvcs_own_queue_runs_an_experiment(finished: Clone, tmp_path: Path) -> None:
-    clone = prepared(finished, tmp_path)
-    clone.dvc("exp", "run", "--queue", "--name", "queued", "-S", "train.epochs=1", "train")
-    # Not through a pipe, which the worker would hold open.
-    start = ["dvc", "queue", "start"]
-    subprocess.run(start, cwd=clone.folder, env=clone.environment, check=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while "queued" not in models(clone):
-        assert time.monotonic() < deadline, clone.dvc("queue", "status")
-        time.sleep(0.5)
-    clone.dvc("queue", "stop", "--kill")
-    assert models(clone)["queued"] == alone(clone, {"train": {"epochs": 1}}, 0)

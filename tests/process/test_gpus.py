@@ -1,9 +1,7 @@
 """No GPU for two: the locks with made-up GPUs, and what is asked of PyTorch."""
 
 import os
-import signal
 import time
-from itertools import pairwise
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,53 +15,40 @@ from cifar_resnet.network import cuda, device
 from cifar_resnet.process import gpus
 from tests.conftest import FORK
 
-SECONDS = 0.3  # that a process keeps its GPUs
 
-
-def hold(cache: Path, names: list[str], count: int, seconds: float) -> None:
-    """Reserve, write down when which ones were held, end."""
+def hold(cache: Path) -> None:
+    """Reserve the only GPU and keep it."""
     files.CACHE = cache
     gpus.SECONDS = 0.02
-    found = gpus.reserve(names, count)
-    start = time.monotonic()
+    gpus.reserve(["GPU-a"], 1)
     (cache / f"has-{os.getpid()}").touch()
-    time.sleep(seconds)
-    lines = [f"{name} {start} {time.monotonic()}\n" for name in found]
-    (cache / f"held-{os.getpid()}").write_text("".join(lines))
+    time.sleep(600)
 
 
-def start(*arguments: object) -> BaseProcess:
-    process = FORK.Process(target=hold, args=arguments)
+def started(cache: Path) -> BaseProcess:
+    process = FORK.Process(target=hold, args=(cache,))
     process.start()
     return process
 
 
-@pytest.mark.parametrize(("count", "processes"), [(1, 4), (2, 2)])
-def test_no_two_processes_have_the_same_gpu(count: int, processes: int, tmp_path: Path) -> None:
-    names = ["GPU-a", "GPU-b", "GPU-c"]
-    started = [start(tmp_path, names, count, SECONDS) for _ in range(processes)]
-    for process in started:
-        process.join(60)
-        assert process.exitcode == 0
-    held = [line.split() for path in tmp_path.glob("held-*") for line in path.read_text().splitlines()]
-    assert len(held) == count * processes
-    for name in names:
-        times = sorted((float(begin), float(end)) for gpu, begin, end in held if gpu == name)
-        assert all(end <= begin for (_, end), (begin, _) in pairwise(times)), name
-
-
-def test_a_killed_process_gives_its_gpu_back(tmp_path: Path) -> None:
-    first = start(tmp_path, ["GPU-a"], 1, 600)
-    while not list(tmp_path.glob("has-*")):
-        assert first.is_alive()
+def wait_for_gpu(process: BaseProcess, cache: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (cache / f"has-{process.pid}").exists():
+        assert process.is_alive()
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    second = start(tmp_path, ["GPU-a"], 1, 0)
-    time.sleep(SECONDS)
+
+
+def test_no_two_processes_have_the_same_gpu_and_a_killed_one_gives_it_back(tmp_path: Path) -> None:
+    first = started(tmp_path)
+    wait_for_gpu(first, tmp_path)
+    second = started(tmp_path)
+    time.sleep(0.3)
     assert second.is_alive()
-    assert first.pid
-    os.kill(first.pid, signal.SIGKILL)
-    second.join(60)
-    assert second.exitcode == 0
+    assert not (tmp_path / f"has-{second.pid}").exists()
+    first.kill()
+    wait_for_gpu(second, tmp_path)
+    second.kill()
 
 
 @pytest.fixture
@@ -83,6 +68,11 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.delenv(gpus.SHARE, raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return current
+
+
+def test_several_are_reserved_at_once(two_gpus: list[int]) -> None:
+    assert gpus.reserve(["GPU-a", "GPU-b", "GPU-c"], 2) == ["GPU-a", "GPU-b"]
+    assert gpus.reserve(["GPU-a", "GPU-b", "GPU-c"], 1) == ["GPU-c"]
 
 
 def test_a_run_takes_the_gpu_that_is_free(two_gpus: list[int]) -> None:

@@ -148,22 +148,3 @@ def test_a_loss_that_diverges_in_both_processes_is_one_line(
     printed = clone.stage("train", status=1).splitlines()
     (line,) = [line for line in printed if not re.match("epoch|training on", line)]
     assert line.startswith("error: the training loss became")
-
-
-def test_an_error_of_the_connection_is_shown_as_what_it_is_and_once(
-    two: tuple[Clone, dict[str, bytes]], tmp_path: Path
-) -> None:
-    """The class of NCCL's errors, raised in one process; the other one loses it in the next exchange."""
-    clone = Clone(tmp_path / "clone", tmp_path / "cache", TWO)
-    (clone.folder / "data").symlink_to(two[0].folder / "data")
-    stage = clone.folder / "stages/train.py"
-    at = "            resume.restore(state, folder, world)\n"
-    fault = "            if world.rank == 1:\n                raise DistBackendError('broken cable')\n"
-    changed = stage.read_text().replace(at, at + fault)
-    assert fault in changed
-    imported = "from torch.distributed import DistBackendError\n\nfrom cifar_resnet import files\n"
-    stage.write_text(changed.replace("from cifar_resnet import files\n", imported))
-    printed = clone.stage("train", status=1)
-    assert printed.splitlines()[-1] == "torch.distributed.DistBackendError: broken cable"
-    assert printed.count("Traceback") == 1
-    assert not list((clone.cache / "cifar-resnet/resume").iterdir()), "it failed before its first save"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,12 +38,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPat
     for name in (memory.SWITCH, memory.TUNABLES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    params("cpu")
+    Path("params.yaml").write_text("train: {device: cpu}\nevaluate: {device: cpu}\n")
     return monkeypatch
-
-
-def params(device: str) -> None:
-    Path("params.yaml").write_text(f"train: {{device: {device}}}\nevaluate: {{device: cpu}}\n")
 
 
 def started() -> str | None:
@@ -66,45 +63,45 @@ def test_it_starts_again_with_its_arguments_and_the_settings(machine: pytest.Mon
     assert started() == settings
 
 
-@pytest.mark.parametrize("name", [memory.SWITCH, memory.TUNABLES])
-def test_never_against_the_user_and_never_twice(name: str, machine: pytest.MonkeyPatch) -> None:
-    machine.setenv(name, "")
-    assert started() is None
-
-
-def test_only_a_stage_that_computes_on_the_cpu(machine: pytest.MonkeyPatch) -> None:
-    params("cuda")
-    assert started() is None
-    params("auto")
-    assert started()
-    memory.NVIDIA.touch()
-    assert started() is None
-    params("cpu")
-    assert started()
-    for name, words in (("orig_argv", ["python", "-m", "stages.fetch"]), ("argv", ["pytest"])):
-        with machine.context() as other:
-            other.setattr(sys, name, words)
-            assert started() is None
-
-
-@pytest.mark.parametrize("content", [None, "train: [", "train: 3", "evaluate: {device: cpu}"])
-def test_params_that_are_wrong_are_for_the_stage_to_refuse(
-    content: str | None, machine: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("changes", "starts"),
+    [
+        ({"params": "train: {device: auto}"}, True),
+        ({"params": "train: {device: auto}", "gpu": True}, False),
+        ({"gpu": True}, True),
+        ({"params": "train: {device: cuda}"}, False),
+        ({"words": ["python", "-m", "stages.fetch"]}, False),
+        ({"set": memory.SWITCH}, False),  # by the user, or by the start before
+        ({"set": memory.TUNABLES}, False),
+        ({"params": "train: ["}, False),  # what is wrong is for the stage to refuse
+        ({"params": "train: 3"}, False),
+        ({"params": None}, False),
+    ],
+)
+def test_only_a_stage_that_computes_on_the_cpu_starts_again_and_once(
+    changes: dict[str, Any], starts: bool, machine: pytest.MonkeyPatch
 ) -> None:
-    Path("params.yaml").unlink()
-    if content is not None:
-        Path("params.yaml").write_text(content)
-    assert started() is None
+    if changes.get("gpu"):
+        memory.NVIDIA.touch()
+    if "words" in changes:
+        machine.setattr(sys, "orig_argv", changes["words"])
+    if "set" in changes:
+        machine.setenv(changes["set"], "")
+    if "params" in changes:
+        Path("params.yaml").unlink()
+        if changes["params"]:
+            Path("params.yaml").write_text(changes["params"])
+    assert (started() is not None) == starts
 
 
 def test_without_huge_pages_or_with_an_older_glibc_none_are_asked_for(machine: pytest.MonkeyPatch) -> None:
     with machine.context() as older:
         older.setattr(memory, "glibc", lambda: (2, 34))
-        assert "hugetlb" not in (started() or "hugetlb")
+        assert "hugetlb" not in memory.tunables()
     memory.HUGE_PAGES.write_text("always madvise [never]\n")
-    assert "hugetlb" not in (started() or "hugetlb")
+    assert "hugetlb" not in memory.tunables()
     memory.HUGE_PAGES.unlink()
-    assert "hugetlb" not in (started() or "hugetlb")
+    assert "hugetlb" not in memory.tunables()
 
 
 def test_another_c_library_is_left_alone(machine: pytest.MonkeyPatch) -> None:
