@@ -1,18 +1,17 @@
 """Stages on a Linux CPU start themselves again, to keep their main memory: when, how and with what."""
 
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from cifar_resnet.process import memory
 from tests.conftest import Clone
+from tests.process.test_resume import OUTPUTS
 
-OUTPUTS = ("models/resnet50.safetensors", "metrics/train.json", "plots/history.csv")
 PYTHON = "/env/bin/python"
 
 
@@ -104,16 +103,9 @@ def test_without_huge_pages_or_with_an_older_glibc_none_are_asked_for(machine: p
     assert "hugetlb" not in memory.tunables()
 
 
-def test_another_c_library_is_left_alone(machine: pytest.MonkeyPatch) -> None:
-    machine.undo()
-
-    def unknown(_: str) -> str:
-        raise ValueError("unrecognized configuration name")  # macOS
-
-    for answer in (unknown, lambda _: None, lambda _: "musl 1.2"):
-        machine.setattr(os, "confstr", answer)
-        assert memory.glibc() is None
-        assert memory.tunables() == ""
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "confstr", mock.Mock(side_effect=[ValueError, None, "musl 1.2"]))  # macOS first
+    assert [memory.tunables() for _ in range(3)] == [""] * 3
 
 
 def test_free_memory_goes_back_after_the_first_step_and_after_each_epoch(
@@ -122,19 +114,13 @@ def test_free_memory_goes_back_after_the_first_step_and_after_each_epoch(
     steps = [("state", None), ("state", None), ("state", {"epoch": 1}), ("state", None)]
     trims: list[int] = []
     monkeypatch.setattr(memory, "_trim", lambda: trims.append(len(seen)))
-    seen: list[object] = []
-
-    def counted() -> Iterator[tuple[str, object]]:
-        for step in steps:
-            yield step
-            seen.append(step)
-
-    monkeypatch.setenv(memory.SWITCH, "1")
-    assert list(memory.trimming(counted())) == steps
-    assert trims == [0, 2], "before the caller has the step"
-    monkeypatch.setenv(memory.SWITCH, "0")
-    assert list(memory.trimming(counted())) == steps
-    assert trims == [0, 2]
+    for switch, trimmed in (("0", []), ("1", [0, 2])):
+        monkeypatch.setenv(memory.SWITCH, switch)
+        seen: list[object] = []
+        for step in memory.trimming(iter(steps)):
+            seen += [step]
+        assert seen == steps
+        assert trims == trimmed, "before the caller has the step"
 
 
 @pytest.mark.skipif(memory.glibc() is None, reason="needs glibc")
@@ -146,12 +132,8 @@ def test_a_real_stage_starts_again_once_under_the_same_number_with_the_same_bits
     show = clone.folder / "stages/train.py"
     stage = show.read_text()
     show.write_text("import os\nprint(os.getpid(), os.environ.get('GLIBC_TUNABLES'), flush=True)\n" + stage)
-    environment = {
-        n: v for n, v in clone.real_environment.items() if n not in (memory.SWITCH, memory.TUNABLES)
-    }
-    command = [sys.executable, "-m", "stages.train"]
-    process = subprocess.Popen(command, cwd=clone.folder, env=environment, stdout=subprocess.PIPE, text=True)
-    printed = process.communicate()[0]
+    process = clone.start("env", "-u", memory.SWITCH, sys.executable, "-m", "stages.train")
+    printed, _ = process.communicate()
     assert process.returncode == 0
     assert printed.splitlines()[0] == f"{process.pid} {memory.tunables()}"
     assert all(clone.read(path) == finished.read(path) for path in OUTPUTS)

@@ -5,9 +5,7 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -149,31 +147,19 @@ def long(finished: Clone, folder: Path) -> Clone:
     return clone
 
 
-def wait_for_state(clone: Clone, process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
-    """Return when the run that `process` has started has saved a state."""
-    deadline = time.monotonic() + 120
-    while not list((clone.cache / "cifar-resnet/resume").glob("*/[0-9]*.pt")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_killed_dvc_leaves_a_trainer_that_the_next_repro_finds(finished: Clone, tmp_path: Path) -> None:
     """DVC does not stop its stage when it is killed itself."""
     clone = long(finished, tmp_path)
     command = ["dvc", "repro", "train"]
-    dvc = subprocess.Popen(command, cwd=clone.folder, env=clone.real_environment, stdout=subprocess.DEVNULL)
-    wait_for_state(clone, dvc)
+    dvc = clone.start(*command)
+    clone.saved(dvc)
     dvc.kill()
     dvc.wait()
     printed = clone.run(*command, status=255)
     found = re.search(r"the same run is being trained by process (\d+) on \S+ since", printed)
     assert found, printed
     os.kill(int(found[1]), signal.SIGTERM)
-    deadline = time.monotonic() + 60
-    while Path(f"/proc/{found[1]}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    dvc.communicate(timeout=60)  # until the trainer has ended, which holds the pipe too
     assert "resuming this run after" in clone.run(*command)
     assert json.loads(clone.read("metrics/train.json"))["epochs"] >= 10
 
@@ -182,15 +168,8 @@ def test_interrupted_experiment_in_a_temporary_folder_goes_on(finished: Clone, t
     """Ctrl-C reaches DVC and the stage; the next `dvc exp run --temp` starts in another folder."""
     clone = long(finished, tmp_path)
     command = ["dvc", "exp", "run", "--temp", "--name", "kept", "train"]
-    experiment = subprocess.Popen(
-        command,
-        cwd=clone.folder,
-        env=clone.real_environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    wait_for_state(clone, experiment)
+    experiment = clone.start(*command)
+    clone.saved(experiment)
     os.killpg(experiment.pid, signal.SIGINT)
     experiment.communicate()
     assert experiment.returncode != 0
