@@ -1,6 +1,7 @@
 import os
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from cifar_resnet.network import device as device_module
 from cifar_resnet.network.device import (
     autocast_dtype,
     check_gradients,
-    describe,
     fingerprint,
     make_deterministic,
     naming_memory,
@@ -83,7 +83,7 @@ def test_float32_on_a_gpu_is_not_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         for part in parts:
             part.allow_tf32 = True
-        select_device("auto")
+        assert select_device("auto") == CUDA
         assert [part.allow_tf32 for part in parts] == [False, False]  # torch.export reads them, too
     finally:
         for part, value in zip(parts, before, strict=True):
@@ -91,17 +91,12 @@ def test_float32_on_a_gpu_is_not_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_gpu_that_cannot_be_used_is_no_reason_to_use_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
-        raise UserError("driver")
-
-    monkeypatch.setattr(cuda, "check_driver", refuse)
+    monkeypatch.setattr(cuda, "check_driver", mock.Mock(side_effect=UserError("driver")))
     present(monkeypatch, cuda=False, mps=False)
     for name in ("auto", "cuda"):
         with pytest.raises(UserError, match="driver"):
             select_device(name)
     assert select_device("cpu") == CPU
-    present(monkeypatch, cuda=True, mps=False)
-    assert select_device("auto") == CUDA
 
 
 def test_wrong_gradients_on_mps_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,17 +108,6 @@ def test_wrong_gradients_on_mps_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
         check_gradients(CPU)
         with pytest.raises(UserError, match=rf"^PyTorch {version} computes .* wrongly on MPS; install 2.14"):
             check_gradients(MPS)
-
-
-def test_a_device_is_called_what_people_call_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(device_module, "processor", lambda: "AMD EPYC 9B14")
-    assert describe(CUDA) == "NVIDIA H100"
-    assert describe(CPU) == "2 CPU cores (AMD EPYC 9B14)"
-    assert describe(MPS) == "the GPU of AMD EPYC 9B14"
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert describe(CPU) == "1 CPU core (AMD EPYC 9B14)"
 
 
 @pytest.mark.parametrize(
@@ -145,12 +129,6 @@ def test_auto_is_what_the_processor_multiplies_fast(
     assert autocast_dtype("auto", MPS) == torch.float32
 
 
-def test_auto_precision_can_be_computed_in_here() -> None:
-    dtype = autocast_dtype("auto", CPU)
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-
-
 @pytest.mark.usefixtures("_settings_put_back")
 def test_deterministic_sets_all_that_repeating_a_run_takes_and_can_be_switched_off(
     monkeypatch: pytest.MonkeyPatch,
@@ -163,7 +141,7 @@ def test_deterministic_sets_all_that_repeating_a_run_takes_and_can_be_switched_o
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.backends.cudnn.benchmark
-    assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    assert not torch.utils.deterministic.fill_uninitialized_memory
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     make_deterministic(True)
@@ -181,13 +159,14 @@ def test_the_fingerprint_tells_versions_and_processors_apart(monkeypatch: pytest
     assert fingerprint(CPU) != facts
 
 
-def test_on_a_gpu_the_number_of_threads_decides_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("target", [CUDA, MPS])
+def test_on_a_gpu_the_number_of_threads_decides_no_bit(
+    target: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
-    for target in (CUDA, MPS):
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-        facts = fingerprint(target)
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-        assert fingerprint(target) == facts
+    facts = fingerprint(target)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    assert fingerprint(target) == facts
 
 
 OUT_OF_MEMORY = [

@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor, nn
@@ -90,13 +88,6 @@ def test_logits_and_a_training_step_equal_torchvision(pair: tuple[ResNet, nn.Mod
         assert_close(gradient, expected)
 
 
-def test_names_shapes_and_types_are_torchvisions(built: ResNet) -> None:
-    theirs = torchvision_resnet50().state_dict()
-    assert list(built.state_dict()) == list(theirs)
-    for name, tensor in built.state_dict().items():
-        assert (tensor.shape, tensor.dtype) == (theirs[name].shape, theirs[name].dtype), name
-
-
 def test_every_parameter_starts_in_torchvisions_distribution(built: ResNet) -> None:
     """Kolmogorov-Smirnov against the closed form; batch norms start as identity."""
     for name, module in built.named_modules():
@@ -136,20 +127,11 @@ def test_the_generator_alone_decides_the_initial_weights() -> None:
     assert not any(torch.equal(first[name], other[name]) for name in drawn)
 
 
-@given(
-    width=st.integers(4, 8),
-    blocks=st.tuples(*[st.integers(1, 2)] * 4),
-    classes=st.integers(1, 12),
-    count=st.integers(1, 3),
-)
-@settings(max_examples=8)
-def test_networks_of_any_size_give_a_logit_per_class(
-    width: int, blocks: tuple[int, int, int, int], classes: int, count: int
-) -> None:
-    network = build_model(ResNetConfig(width=width, blocks=blocks), classes, seeded(0))
-    logits = network(torch.randn(count, 3, 32, 32, generator=seeded(0)))
-    assert logits.shape == (count, classes)
-    assert [len(getattr(network, f"layer{i}")) for i in (1, 2, 3, 4)] == list(blocks)
+def test_the_numbers_of_blocks_and_classes_are_those_of_the_config() -> None:
+    network = build_model(ResNetConfig(width=5, blocks=(1, 2, 1, 3)), 7, seeded(0))
+    logits = network(torch.randn(2, 3, 32, 32, generator=seeded(0)))
+    assert logits.shape == (2, 7)
+    assert [len(getattr(network, f"layer{i}")) for i in (1, 2, 3, 4)] == [1, 2, 1, 3]
     logits.sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
