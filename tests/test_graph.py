@@ -73,13 +73,9 @@ def test_all_that_a_stage_imports_is_among_its_deps_or_decides_no_result(stage: 
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_has_no_dep_that_it_does_not_import(stage: str) -> None:
+def test_a_stage_is_its_file_its_params_section_and_what_it_imports(stage: str) -> None:
     imported = closure(f"stages/{stage}.py", through=lambda file: not file.startswith(PROCESS))
     assert not [dep for dep in code(stage) if not any(file.startswith(dep) for file in imported)]
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_is_its_file_and_its_params_section(stage: str) -> None:
     assert GRAPH["stages"][stage]["params"] == [stage, *SHOWN.get(stage, [])]
     assert stage in files.read_yaml(ROOT / "params.yaml")
     assert len((ROOT / f"stages/{stage}.py").read_text().splitlines()) <= 60

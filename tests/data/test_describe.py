@@ -1,4 +1,4 @@
-"""What is told of the data, against NumPy's figures and the known ones of CIFAR-10."""
+"""What is told of the data, against NumPy's figures."""
 
 import io
 
