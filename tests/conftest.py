@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +37,6 @@ FORK.set_forkserver_preload(
 # Time says nothing about a property: another test process may have the cores.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
-
-STARTS_A_PROCESS = {"os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen"}
-may_start_a_process = True
 
 TINY: dict[str, Any] = recipes.overlaid(
     recipes.read_recipe(scratch.ROOT / "recipes/original.yaml"),
@@ -122,10 +118,26 @@ class Clone:
             "DVC_SITE_CACHE_DIR": str(self.cache / "dvc"),
         }
 
-    @property
-    def real_environment(self) -> dict[str, str]:
-        """The same with Python's own processes, for tests of what a process is: its children, its signals."""
-        return self.environment | {"REAL_PYTHON": "1"}
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        """Start a command in a session of its own, with Python's own processes, which signals reach."""
+        return subprocess.Popen(
+            arguments,
+            cwd=self.folder,
+            env=self.environment | {"REAL_PYTHON": "1"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def saved(self, process: "subprocess.Popen[str]") -> Path:
+        """Wait until a run that `process` has started has saved a state; return the run's folder."""
+        deadline = time.monotonic() + 180
+        while not (states := list((self.cache / "cifar-resnet/resume").glob("*/[0-9]*.pt"))):
+            assert process.poll() is None, process.stdout and process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        return states[0].parent
 
     def run(self, *arguments: str, status: int = 0, **environment: str) -> str:
         """Run a command, check its exit status, and return what it printed."""
@@ -164,7 +176,7 @@ class Clone:
 FIRST = (
     *("test_demo", "test_compilation", "test_launch", "test_sweep", "test_gpu_run", "test_resume"),
     *("test_loop", "test_memory", "test_notebook", "test_adapt", "test_pipeline", "test_card", "test_verify"),
-    *("test_distributed", "test_wrong_values", "test_command", "test_duplicates", "test_real_cifar10"),
+    *("test_distributed", "test_command", "test_duplicates"),
 )
 # Files whose tests share what takes long to make: one process runs all of a file.
 TOGETHER = {"test_demo", "test_launch", "test_gpu_run", "test_notebook", "test_onnx_export"}
@@ -194,26 +206,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"clone", "finished", "official"}.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
-
-
-def forbid(event: str, arguments: tuple[Any, ...]) -> None:
-    """Stop a test without the mark slow that starts a process."""
-    if event in STARTS_A_PROCESS and not may_start_a_process:
-        raise RuntimeError(f"{event}{arguments[:2]}: a test that starts a process has the mark slow")
-
-
-sys.addaudithook(forbid)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let only a test with the mark slow start processes, its fixtures included."""
-    global may_start_a_process
-    may_start_a_process = item.get_closest_marker("slow") is not None
-    try:
-        return (yield)
-    finally:
-        may_start_a_process = True
 
 
 @pytest.fixture

@@ -49,11 +49,16 @@ def machines(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def test_the_results_are_those_of_the_other_machine(machines: dict[str, Clone], finished: Clone) -> None:
-    home, gpu = machines["home"], machines["gpu"]
+    home, gpu, clone = machines.values()
     assert not scratch.git(home.folder, "status", "--porcelain")
     for path in ("dvc.lock", "metrics/test.json", "plots/history.csv", "models/resnet50.safetensors"):
         assert home.read(path) == gpu.read(path) == finished.read(path)
     assert home.dvc("status", "--json", "train", "evaluate").strip() == "{}"
+    assert clone.read("models/resnet50.safetensors") == gpu.read("models/resnet50.safetensors")
+    printed = clone.dvc("repro")
+    assert "Running stage 'preprocess'" in printed
+    assert "Running stage 'train'" not in printed, "a fresh clone need not train"
+    assert not scratch.git(clone.folder, "status", "--porcelain")
 
 
 def test_the_readme_and_the_results_say_what_the_run_reached(
@@ -99,14 +104,3 @@ def test_an_incomplete_record_is_refused(machines: dict[str, Clone], tmp_path: P
         log.write_text(notes)
         assert told in home.run("python", "-m", "tools.results", "--record", status=1)
         assert not record.exists()
-
-
-def test_a_fresh_clone_has_the_exact_model_and_need_not_train(
-    machines: dict[str, Clone], tmp_path: Path
-) -> None:
-    clone = machines["clone"]
-    assert clone.read("models/resnet50.safetensors") == machines["gpu"].read("models/resnet50.safetensors")
-    printed = clone.dvc("repro")
-    assert "Running stage 'preprocess'" in printed
-    assert "Running stage 'train'" not in printed
-    assert not scratch.git(clone.folder, "status", "--porcelain")

@@ -73,13 +73,9 @@ def test_all_that_a_stage_imports_is_among_its_deps_or_decides_no_result(stage: 
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_has_no_dep_that_it_does_not_import(stage: str) -> None:
+def test_a_stage_is_its_file_its_params_section_and_what_it_imports(stage: str) -> None:
     imported = closure(f"stages/{stage}.py", through=lambda file: not file.startswith(PROCESS))
     assert not [dep for dep in code(stage) if not any(file.startswith(dep) for file in imported)]
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_is_its_file_and_its_params_section(stage: str) -> None:
     assert GRAPH["stages"][stage]["params"] == [stage, *SHOWN.get(stage, [])]
     assert stage in files.read_yaml(ROOT / "params.yaml")
     assert len((ROOT / f"stages/{stage}.py").read_text().splitlines()) <= 60
@@ -151,12 +147,3 @@ def test_every_result_file_belongs_to_the_stage_that_writes_it(finished: Clone) 
         if path.name != ".gitignore"
     }
     assert written == {path for kind in ("metrics", "plots") for path, _ in entries(kind)}
-
-
-def test_every_drawn_chart_holds_values(finished: Clone) -> None:
-    charts = json.loads(finished.dvc("plots", "show", "--json"))["data"]
-    assert {"Loss", "Accuracy"} <= set(charts)
-    for name, revisions in charts.items():
-        for chart in revisions:
-            if "anchor_definitions" in chart:
-                assert json.loads(chart["anchor_definitions"]["<DVC_METRIC_DATA>"]), name

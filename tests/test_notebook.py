@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import pytest
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
 
@@ -24,42 +23,30 @@ IMAGE = {
 }
 
 
-@pytest.fixture(scope="module")
-def working(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the notebook ran, with itself, outputs included, as ran.ipynb."""
-    folder = tmp_path_factory.mktemp("notebook")
+def ran(finished: Clone, folder: Path) -> list[dict[str, Any]]:
+    """Run the notebook in a folder; return the outputs of its cells."""
     (folder / "temporary").mkdir()
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
     ours = {"REPOSITORY": str(finished.folder), "TMPDIR": str(folder / "temporary"), "RECIPE": "default"}
     client.execute(env=finished.environment | ours | {"XDG_CACHE_HOME": str(folder / "cache")})
-    (folder / "ran.ipynb").write_text(json.dumps(notebook))
-    return folder
+    return [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
 
 
-def outputs(working: Path) -> list[dict[str, Any]]:
-    cells = json.loads((working / "ran.ipynb").read_text())["cells"]
-    return [output for cell in cells for output in cell.get("outputs", [])]
-
-
-def test_the_notebook_trains_as_dvc_does_here(working: Path, finished: Clone) -> None:
-    printed = "".join("".join(output.get("text", "")) for output in outputs(working))
+def test_the_notebook_trains_as_dvc_does_here_and_shows_and_leaves_the_results(
+    finished: Clone, tmp_path: Path
+) -> None:
+    outputs = ran(finished, tmp_path)
+    printed = "".join(output.get("text", "") for output in outputs)
     for stage in ("fetch", "preprocess", "duplicates", "train", "export"):  # evaluate's outputs are in git
         assert f"Running stage '{stage}'" in printed
     test = json.loads(finished.read("metrics/test.json"))
     assert f"test accuracy {test['test_accuracy']:.2%}" in printed
-    clone = working / "temporary/train-cnn-dvc"
-    assert scratch.git(clone, "status", "--porcelain") == ""
-
-
-def test_the_notebook_shows_the_curves_and_the_mistakes(working: Path, finished: Clone) -> None:
-    data = [output["data"] for output in outputs(working) if "data" in output]
+    assert scratch.git(tmp_path / "temporary/train-cnn-dvc", "status", "--porcelain") == ""
+    data = [output["data"] for output in outputs if "data" in output]
     assert len([one for one in data if "image/png" in one]) == 3
-    assert any("images" in "".join(one["text/html"]) for one in data if "text/html" in one)
-
-
-def test_the_notebook_leaves_the_model_to_download(working: Path, finished: Clone) -> None:
-    with tarfile.open(working / "published.tar") as archive:
+    assert any("images" in one["text/html"] for one in data if "text/html" in one)
+    with tarfile.open(tmp_path / "published.tar") as archive:
         assert "logs" in archive.getnames()
         for path in ("models/resnet50.safetensors", "metrics/test.json", "dvc.lock", "plots/curves.png"):
             member = archive.extractfile(path)

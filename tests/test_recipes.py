@@ -81,7 +81,7 @@ def test_a_recipe_is_named_after_its_path() -> None:
     assert recipes.title(Path("/elsewhere/mine.yaml")) == "mine"
 
 
-def test_the_original_says_every_value_as_it_was_published() -> None:
+def test_the_original_says_every_value() -> None:
     original, params = (
         files.read_yaml(scratch.ROOT / path) for path in ("recipes/original.yaml", "params.yaml")
     )
@@ -91,22 +91,6 @@ def test_the_original_says_every_value_as_it_was_published() -> None:
     assert original["fetch"]["dataset"] == "cifar10"
     assert original["preprocess"]["validation_images"] == 5000
     assert original["evaluate"]["flip"] is False
-    expected = {
-        "epochs": 50,
-        "batch_size": 256,
-        "patience": 10,
-        "all_images": False,
-        "label_smoothing": 0,
-        "ema_decay": 0,
-        "zero_gamma": False,
-        "model": {"name": "resnet", "width": 64, "blocks": [3, 4, 6, 3]},
-        "schedule": {"shape": "constant", "warmup": 0},
-        "optimizer": {"lr": 0.001, "betas": [0.9, 0.999], "weight_decay": 0.01, "decay_all": True},
-        "augmentation": {"flip": 0.5, "rotation": 20, "padding": 4, "cutout": 0},
-        "mixing": {"cutmix": 0, "mixup": 0, "plain_epochs": 0},
-        "normalization": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
-    }
-    assert {name: original["train"][name] for name in expected} == expected
 
 
 def test_the_default_is_the_original_until_a_run_of_the_short_one_is_locked() -> None:
@@ -149,12 +133,6 @@ def test_a_recipe_is_valid_and_holds_only_what_differs(
     monkeypatch.chdir(tmp_path)
     for section, config_class in CONFIGS.items():
         files.read_params(section, config_class)
-
-
-def test_no_run_of_the_ablation_stops_early() -> None:
-    for recipe in sorted(scratch.ROOT.glob("recipes/ablation/*.yaml")):
-        train = recipes.whole(recipe)["train"]
-        assert train["patience"] >= train["epochs"], recipe.name
 
 
 def test_a_recipe_goes_into_params_as_the_readme_says(

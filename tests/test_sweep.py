@@ -5,9 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,37 +54,21 @@ def results(clone: Clone) -> dict[str, Any]:
     return runs
 
 
-@contextmanager
-def started(clone: Clone, *arguments: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+def started(clone: Clone, *arguments: str) -> "subprocess.Popen[str]":
     """A sweep that runs beside the test."""
-    with subprocess.Popen(
-        [*SWEEP, *arguments],
-        cwd=clone.folder,
-        env=clone.environment | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        yield process
+    return clone.start(*SWEEP, *arguments)
 
 
 def trainer(clone: Clone, sweep: "subprocess.Popen[str]") -> int:
     """The process of a run that has saved a state."""
-    deadline = time.monotonic() + 180
-    while sweep.poll() is None:
-        assert time.monotonic() < deadline
-        for holder in (clone.cache / "cifar-resnet/resume").glob("*/holder.json"):
-            if list(holder.parent.glob("[!.]*.pt")):
-                return int(json.loads(holder.read_text())["pid"])
-        time.sleep(0.01)
-    pytest.fail(f"the sweep ended before:\n{sweep.stdout and sweep.stdout.read()}")
+    return int(json.loads((clone.saved(sweep) / "holder.json").read_text())["pid"])
 
 
 def test_two_runs_at_a_time_one_killed_equal_runs_alone(finished: Clone, tmp_path: Path) -> None:
     clone = prepared(finished, tmp_path, new="train: {epochs: 4}\n")
-    with started(clone, "--seeds", "2", "--jobs", "2") as first:
-        os.kill(trainer(clone, first), signal.SIGKILL)
-        printed, _ = first.communicate()
+    first = started(clone, "--seeds", "2", "--jobs", "2")
+    os.kill(trainer(clone, first), signal.SIGKILL)
+    printed, _ = first.communicate()
     assert first.returncode == 1, printed
     (failed,) = (line.split(":")[0] for line in printed.splitlines() if line.endswith(": failed"))
     assert printed.count(": done") == 1
@@ -144,11 +125,10 @@ def test_with_test_the_test_images_are_read_and_the_workspace_stays(finished: Cl
 
 def test_a_sweep_that_is_stopped_leaves_nothing_running(finished: Clone, tmp_path: Path) -> None:
     clone = prepared(finished, tmp_path, new="train: {epochs: 60, patience: 60}\n")
-    # Not the quick Python: its processes are in no group of the sweep's.
-    with started(clone, "--seeds", "2", REAL_PYTHON="1") as sweep:
-        process = trainer(clone, sweep)
-        sweep.terminate()
-        printed, _ = sweep.communicate()
+    sweep = started(clone, "--seeds", "2")
+    process = trainer(clone, sweep)
+    sweep.terminate()
+    printed, _ = sweep.communicate()
     assert sweep.returncode == 1
     assert "stopped; the same command again takes up the runs" in printed
     assert not Path(f"/proc/{process}").exists()
@@ -182,12 +162,12 @@ def test_a_preempted_job_goes_on_to_the_same_bits_and_a_failed_one_is_named(
     recipes = {"new": "train: {epochs: 12, patience: 12}\n", "wrong": "train: {epochs: 0}\n"}
     clone = prepared(finished, tmp_path, **recipes)
     local = ("recipes/wrong.yaml", "--cluster", "local", "--cpu")
-    with started(clone, *local, REAL_PYTHON="1") as submitted:
-        trainer(clone, submitted)
-        process = job_process(clone)
-        assert process
-        os.kill(process, signal.SIGUSR2)  # as Slurm does
-        printed, _ = submitted.communicate()
+    submitted = started(clone, *local)
+    trainer(clone, submitted)
+    process = job_process(clone)
+    assert process
+    os.kill(process, signal.SIGUSR2)  # as Slurm does
+    printed, _ = submitted.communicate()
     assert submitted.returncode == 1
     assert "new-0: done" in printed
     assert "error: wrong-0 failed, " in printed
@@ -195,17 +175,3 @@ def test_a_preempted_job_goes_on_to_the_same_bits_and_a_failed_one_is_named(
     assert clone.read("logs/sweep/new-0/console.log").decode().count("resuming this run after") == 1
     changes = {"train": {"epochs": 12, "patience": 12}}
     assert models(clone) == {"new-0": alone(clone, changes, 0)}
-
-
-def test_dvcs_own_queue_runs_an_experiment(finished: Clone, tmp_path: Path) -> None:
-    clone = prepared(finished, tmp_path)
-    clone.dvc("exp", "run", "--queue", "--name", "queued", "-S", "train.epochs=1", "train")
-    # Not through a pipe, which the worker would hold open.
-    start = ["dvc", "queue", "start"]
-    subprocess.run(start, cwd=clone.folder, env=clone.environment, check=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while "queued" not in models(clone):
-        assert time.monotonic() < deadline, clone.dvc("queue", "status")
-        time.sleep(0.5)
-    clone.dvc("queue", "stop", "--kill")
-    assert models(clone)["queued"] == alone(clone, {"train": {"epochs": 1}}, 0)

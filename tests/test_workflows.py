@@ -48,12 +48,6 @@ def test_the_token_of_a_workflow_can_do_little(path: Path) -> None:
         assert "${{" not in step.get("run", "")  # values come by the environment: no title becomes a command
 
 
-def test_the_commands_of_ci_are_ones_of_the_makefile() -> None:
-    for command in (step["run"] for step in steps("ci") if "run" in step):
-        make, *words = command.split()
-        subprocess.run([make, "--dry-run", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-
-
 def test_the_report_has_params_metrics_and_curves(finished: Clone, tmp_path: Path) -> None:
     clone = finished.copy(tmp_path)
     before = scratch.git(clone.folder, "rev-parse", "HEAD").strip()

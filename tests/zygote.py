@@ -3,8 +3,8 @@
 Most of a tiny run's time is importing PyTorch. `install` makes a folder with a `python`, a `dvc` and a
 `torchrun` that hand their work to this process over a socket: the child gets their arguments, environment,
 folder and the three standard files, runs the same module from the same clone, and ends with the status that
-they end with. Signals reach it, and it is killed when they are. Our own modules are not loaded before the
-fork. The process removes the folder and ends when the one that runs the tests has ended.
+they end with. They pass signals on to it. Our own modules are not loaded before the fork. The process
+removes the folder and ends when the one that runs the tests has ended.
 """
 
 import array
@@ -28,44 +28,20 @@ PRELOAD = (
     "captum.attr",
     "dulwich.porcelain",
     "dvc.cachemgr",
-    "dvc.cli.parser",
-    "dvc.data_cloud",
     "dvc.repo.experiments.executor.local",
     "dvc.repo.experiments.queue.celery",
-    "dvc.repo.experiments.queue.tempdir",
-    "dvc.repo.experiments.run",
-    "dvc.repo.graph",
-    "dvc.repo.index",
-    "dvc.repo.metrics.diff",
-    "dvc.repo.open_repo",
-    "dvc.repo.plots",
-    "dvc.repo.stage",
-    "dvc.utils.hydra",
-    "dvc.utils.strictyaml",
-    "filelock",
     "huggingface_hub.repocard",
     "hydra.core.override_parser.overrides_parser",
-    "jinja2",
-    "matplotlib.backends.backend_agg",
-    "matplotlib.figure",
     "networkx",
-    "onnxruntime",
     "onnxscript.function_libs.torch_lib.ops",
-    "onnxscript.rewriter",
     "pandas.io.formats.csvs",
-    "PIL.JpegImagePlugin",
-    "pydantic.fields",
     "pydantic.type_adapter",
-    "pygit2",
-    "requests",
     "ruamel.yaml",
-    "safetensors.torch",
     "scipy.stats",
     "torch._dynamo",
-    "torch.onnx._internal.exporter._core",
     "torchvision.transforms.v2",
-    "yaml",
 )
+REQUEST = 2**20  # bytes, at most
 CLIENT = """#!{python} -SE
 import json, os, signal, socket, sys
 given = {prefix!r} + sys.argv[1:]
@@ -73,17 +49,16 @@ words = given[1:] if given[:1] == ["-u"] else given  # torchrun gives -u; what i
 ours = words[:1] == ["-m"] and words[1].startswith(("stages.", "tools.", "dvc", "torch.distributed.run"))
 if not ours or "REAL_PYTHON" in os.environ:
     os.execv({python!r}, [{python!r}, *given])
-server = socket.socket(socket.AF_UNIX)
+server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 server.connect({address!r})
 request = json.dumps({{"words": words, "env": dict(os.environ), "cwd": os.getcwd()}}).encode()
-socket.send_fds(server, [len(request).to_bytes(8, "little")], [0, 1, 2])
-server.sendall(request)
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-    signal.signal(number, lambda number, _: server.send(bytes([number])))
-status = int.from_bytes(server.recv(4), "little", signed=True)
+socket.send_fds(server, [request], [0, 1, 2])
+child = int(server.recv(16))
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: os.kill(child, number))
+status = int(server.recv(16))
 if status < 0:
-    if -status != signal.SIGKILL:
-        signal.signal(-status, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
 sys.exit(status)
 """
@@ -105,7 +80,7 @@ def serve(folder: Path, owner: int) -> None:
     sys.executable = str(folder / "python")  # for children that start others
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children end on their own
     end = os.pidfd_open(owner)
-    server = socket.socket(socket.AF_UNIX)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.bind(str(folder / "socket"))
     server.listen(64)
     while True:
@@ -122,33 +97,18 @@ def serve(folder: Path, owner: int) -> None:
 
 
 def _attend(connection: socket.socket) -> int:
-    """Run one request in a child of its own; pass signals on to it and its status back."""
-    size, files, _, _ = socket.recv_fds(connection, 8, 3)
-    request = json.loads(_receive(connection, int.from_bytes(size, "little")))
+    """Run one request in a child of its own; say which process that is, and its status in the end."""
+    request, files, _, _ = socket.recv_fds(connection, REQUEST, 3)
     child = os.fork()
     if child == 0:
         connection.close()
-        os._exit(_run(request, files))
+        os._exit(_run(json.loads(request), files))
     for file in files:
         os.close(file)
-    ended = os.pidfd_open(child)
-    while True:
-        ready, _, _ = select.select([ended, connection.fileno()], [], [])
-        if ended in ready:
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            connection.sendall(status.to_bytes(4, "little", signed=True))
-            return 0
-        number = connection.recv(1)
-        os.kill(child, number[0] if number else signal.SIGKILL)
-        if not number:
-            return 0
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    content = b""
-    while len(content) < size:
-        content += connection.recv(size - len(content))
-    return content
+    connection.send(str(child).encode())
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    connection.send(str(status).encode())
+    return 0
 
 
 def _run(request: dict[str, Any], files: "array.array[int] | list[int]") -> int:

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from cifar_resnet.data import archive, download
-from cifar_resnet.data.archive import FOLDER
 from tests.data.mirror import Mirror
-from tests.data.stand_ins import HASHES
+from tests.data.stand_ins import HASHES, Place
 from tools import scratch
 
 RESTORE = scratch.ROOT.parent / "shared/cifar10/restore.py"
@@ -43,10 +42,5 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def destination(tmp_path: Path) -> Path:
-    return tmp_path / "data" / FOLDER
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "place")

@@ -50,15 +50,10 @@ class Handler(BaseHTTPRequestHandler):
         """Send `body`, or its first `cut` bytes before the connection ends."""
         self.send_response(status)
         for name, value in ({"Content_Length": str(len(body)), "Connection": "close"} | headers).items():
-            if value:
-                self.send_header(name.replace("_", "-"), value)
+            self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         sent = body[:cut]
         self.source.served += len(sent)
-        if "Transfer_Encoding" in headers:
-            chunks = [sent[i : i + 50_000] for i in range(0, len(sent), 50_000)]
-            sent = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
-            sent += b"" if cut else b"0\r\n\r\n"
         self.wfile.write(sent)
 
     def log_message(self, *_: object) -> None:

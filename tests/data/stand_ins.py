@@ -41,22 +41,35 @@ HALF = SIZE // 2
 DOWN = "http://127.0.0.1:9/cifar-10-python.tar.gz"  # the port of the discard protocol, where nobody listens
 
 
-def assert_arrived(destination: Path) -> None:
-    """The seven files are there, right, with nothing else in their folder or beside it."""
-    assert {path.name: path.read_bytes() for path in destination.iterdir()} == FILES
-    assert [path.name for path in destination.parent.iterdir()] == [destination.name]
+class Place:
+    """A folder with a place to fetch into and, unless another one is given, a cache."""
 
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
+        self.folder = folder
+        self.destination = folder / "data" / FOLDER
+        self.cache = cache or folder / "cache"
 
-def in_cache(cache: Path) -> list[str]:
-    return [path.name for path in cache.iterdir() if path.suffix != ".lock"]
+    def fetch(self, *sources: str) -> str:
+        """Fetch; check that the seven files are there, right, and nothing else; return what served them."""
+        served = fetch_cifar10(sources, self.destination, self.cache)
+        assert {path.name: path.read_bytes() for path in self.destination.iterdir()} == FILES
+        assert [path.name for path in self.destination.parent.iterdir()] == [self.destination.name]
+        return served
 
+    def kept(self) -> list[str]:
+        return [path.name for path in self.cache.iterdir() if path.suffix != ".lock"]
 
-def refusal(sources: list[str], destination: Path, cache: Path) -> str:
-    """The message of a fetch that must fail: one line, every source, the fix; `destination` is as before."""
-    before = {path: path.is_file() and path.read_bytes() for path in destination.parent.rglob("*")}
-    with pytest.raises(UserError, match=r"set CIFAR10_SOURCE to a folder or tar\.gz you have$") as caught:
-        fetch_cifar10(sources, destination, cache)
-    assert len(str(caught.value).splitlines()) == 1
-    assert all(source in str(caught.value) for source in sources)
-    assert before == {path: path.is_file() and path.read_bytes() for path in destination.parent.rglob("*")}
-    return str(caught.value)
+    def files(self) -> dict[Path, bytes]:
+        paths = self.destination.parent.rglob("*")
+        return {path: path.read_bytes() if path.is_file() else b"" for path in paths}
+
+    def refusal(self, *sources: str) -> str:
+        """The message of a fetch that must fail: one line, every source, the fix; all stays as it was."""
+        before = self.files()
+        with pytest.raises(UserError, match=r"set CIFAR10_SOURCE to a folder or tar\.gz you have$") as caught:
+            fetch_cifar10(sources, self.destination, self.cache)
+        message = str(caught.value)
+        assert len(message.splitlines()) == 1
+        assert all(" ".join(source.split()) in message for source in sources)
+        assert self.files() == before
+        return message

@@ -2,8 +2,6 @@
 
 import os
 import pickle
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,10 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, cifar
 
-from cifar_resnet import files
-from cifar_resnet.data import checksums, cifar10
+from cifar_resnet.data import cifar10
 from cifar_resnet.data.cifar10 import META, TEST_BATCH, TRAIN_BATCHES, decode_batch, decode_class_names
+from cifar_resnet.data.describe import channel_statistics, images_per_class
+from cifar_resnet.data.sources import fetch_cifar10
 from cifar_resnet.data.synthetic import SyntheticConfig, synthetic_files
 from cifar_resnet.files.params import UserError
 from cifar_resnet.images import concatenate
@@ -44,10 +43,19 @@ def test_torchvision_reads_the_same_from_synthetic_files(
     assert_torchvision_reads_the_same(tmp_path, monkeypatch)
 
 
-def test_torchvision_reads_the_same_from_the_official_files(
-    official: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_official_files_are_fetched_read_as_by_torchvision_and_hold_what_is_known_of_them(
+    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_torchvision_reads_the_same(official, monkeypatch)
+    folder = tmp_path / CIFAR10.base_folder
+    fetch_cifar10([str(official)], folder, tmp_path / "cache")
+    assert_torchvision_reads_the_same(tmp_path, monkeypatch)
+    train = concatenate(decode_batch((folder / name).read_bytes()) for name in TRAIN_BATCHES)
+    test = decode_batch((folder / TEST_BATCH).read_bytes())
+    counts = images_per_class({"train": train, "test": test}, list("0123456789"))
+    assert counts[["train", "test"]].values.tolist() == [[5_000, 1_000]] * 10
+    channels = channel_statistics(train.images)
+    assert channels["mean"].tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
+    assert channels["std"].tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=5e-5)
 
 
 def test_python_2s_text_is_read() -> None:
@@ -106,26 +114,6 @@ def test_hostile_files_are_refused_before_they_act(
                 decode(content)
     assert not list(tmp_path.iterdir())
     assert set(sys.modules) == modules
-
-
-@pytest.mark.slow
-def test_checksums_are_those_of_sha256sum_and_of_one_file_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, content in (("data_batch_1", b"abc"), ("batches.meta", b"def")):
-        files.write_bytes(files.RAW / name, content)
-    for _ in range(2):  # the second time there is a file of checksums already
-        checksums.write(files.RAW)
-        program = shutil.which("sha256sum")
-        assert program
-        told = subprocess.check_output(
-            [program, "--check", "--strict", "SHA256SUMS"], cwd=files.RAW, text=True
-        )
-        assert told == "batches.meta: OK\ndata_batch_1: OK\n"
-    (files.RAW / "data_batch_1").write_bytes(b"def")  # the other file's bytes
-    with pytest.raises(UserError, match=r"data_batch_1 is damaged: .* `dvc repro --force fetch`"):
-        cifar10.read_raw("data_batch_1")
 
 
 def test_cifar10_has_one_size() -> None:

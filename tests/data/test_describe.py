@@ -1,39 +1,17 @@
-"""What is told of the data, against NumPy's figures and the known ones of CIFAR-10."""
+"""What is told of the data, against NumPy's figures."""
 
 import io
-from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cifar_resnet.data.cifar10 import META, TEST_BATCH, TRAIN_BATCHES, decode_batch, decode_class_names
 from cifar_resnet.data.describe import GAP, ZOOM, channel_statistics, images_per_class, samples
-from cifar_resnet.images import Images, concatenate
+from cifar_resnet.images import Images
+from tests.made_up import png, random_images
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-
-
-def random_images(count: int, classes: int = 10, seed: int = 0) -> Images:
-    random = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=random)
-    images[:, 2] //= 3  # channels that differ
-    return Images(images, torch.randint(classes, (count,), generator=random))
-
-
-def test_official_files_hold_what_is_known_of_cifar10(official: Path) -> None:
-    folder = official / "cifar-10-batches-py"
-    train = concatenate(decode_batch((folder / name).read_bytes()) for name in TRAIN_BATCHES)
-    test = decode_batch((folder / TEST_BATCH).read_bytes())
-    names = decode_class_names((folder / META).read_bytes())
-    assert names == CLASSES
-    counts = images_per_class({"train": train, "test": test}, names)
-    assert counts.to_dict("list") == {"class": CLASSES, "train": [5_000] * 10, "test": [1_000] * 10}
-    channels = channel_statistics(train.images)
-    assert channels["mean"].tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
-    assert channels["std"].tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=5e-5)
 
 
 def test_images_are_counted_per_class_and_split() -> None:
@@ -48,18 +26,12 @@ def test_images_are_counted_per_class_and_split() -> None:
 
 def test_channel_statistics_equal_numpys() -> None:
     images = random_images(1_200).images  # more than are counted at a time
+    images[:, 2] //= 3  # channels that differ
     channels = channel_statistics(images)
     assert channels["channel"].tolist() == ["red", "green", "blue"]
     pixels = images.numpy() / 255
     np.testing.assert_allclose(channels["mean"], pixels.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(channels["std"], pixels.std((0, 2, 3)), rtol=1e-10)
-
-
-def png(figure: Figure) -> bytes:
-    """As `files.write_figure` writes it."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
-    return file.getvalue()
 
 
 def cells(figure: Figure, rows: int, columns: int) -> np.ndarray:
@@ -80,25 +52,3 @@ def test_samples_show_the_first_images_of_each_class_dot_for_dot() -> None:
     for index, image in enumerate(data.images):
         assert np.array_equal(shown[index % 4, index // 4], image.permute(1, 2, 0))
     assert (shown[3, 4] == 255).all()  # the last class has only four images
-
-
-def test_samples_of_many_classes_and_large_images_stay_small() -> None:
-    images = torch.zeros(60, 3, 128, 128, dtype=torch.uint8)
-    figure = samples(Images(images, torch.arange(60) % 30), [f"class {i}" for i in range(30)])
-    assert figure.get_suptitle() == "Training images of the first 20 of 30 classes"
-    assert len(figure.axes[0].get_yticklabels()) == 20
-    assert figure.get_size_inches().max() <= (130 * 20 + 60) / 100  # one dot for each pixel
-
-
-@pytest.mark.parametrize(("classes", "per_class"), [(10, 8), (1, 1)])
-def test_samples_are_the_same_bytes_each_time_and_no_name_is_cut_off(classes: int, per_class: int) -> None:
-    names = [f"{name} of any kind" for name in CLASSES[:classes]]
-    figure = samples(random_images(60, classes), names, per_class)
-    first = png(figure)
-    assert png(samples(random_images(60, classes), names, per_class)) == first
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == names
-    drawn = figure.get_tightbbox()  # in inches
-    assert drawn.x0 >= 0
-    assert drawn.y0 >= -1e-6
-    assert drawn.x1 <= figure.get_figwidth() + 1e-6
-    assert drawn.y1 <= figure.get_figheight()

@@ -38,11 +38,6 @@ def test_pictures_become_tensors_with_the_labels_of_their_folders(copied: Path) 
         assert torch.equal(image, noise(24, 24, seed))
 
 
-def test_pictures_are_resized(copied: Path) -> None:
-    _, train, test = folder.read_pictures(copied, 40)
-    assert (train.images.shape, test.images.shape) == ((3, 3, 40, 40), (2, 3, 40, 40))
-
-
 def test_a_copy_replaces_the_one_before_and_says_what_it_leaves_out(source: Path, copied: Path) -> None:
     (source / "train/cat/b.JPG").unlink()
     (source / "train/cat/photo.heic").write_bytes(b"unknown")

@@ -3,15 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from cifar_resnet.data.duplicates import Duplicates
 from cifar_resnet.data.pairs import figure, table
-
-
-def images(seed: int) -> Tensor:
-    random = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8, generator=random)
+from tests.made_up import random_images, shown
 
 
 def test_table_names_both_images_of_a_pair_and_their_labels() -> None:
@@ -31,12 +26,12 @@ def test_table_names_both_images_of_a_pair_and_their_labels() -> None:
 
 @pytest.mark.parametrize("count", [0, 7])
 def test_figure_shows_pairs_side_by_side_the_least_alike_first(count: int) -> None:
-    test, train = images(0), images(1)
+    test, train = (random_images(7, seed=seed).images for seed in (0, 1))
     score = torch.tensor([0.9, 0.8, 0.95, 0.7, 0.75, 0.85, 1.0])[:count]
     drawn = figure(test[:count], train[:count], score)
-    shown = [axes for axes in drawn.axes if axes.get_images()]
-    assert [axes.get_title() for axes in shown] == [f"{value:.2f}" for value in sorted(score.tolist())]
-    for axes, row in zip(shown, score.argsort().tolist(), strict=True):
-        pixels = np.asarray(axes.get_images()[0].get_array())
+    order = score.argsort()
+    titles, pictures = zip(*shown(drawn), strict=True) if count else ((), ())
+    assert list(titles) == [f"{value:.2f}" for value in score[order].tolist()]
+    for pixels, row in zip(pictures, order.tolist(), strict=True):
         assert np.array_equal(pixels[:, :32], test[row].permute(1, 2, 0))
         assert np.array_equal(pixels[:, -32:], train[row].permute(1, 2, 0))

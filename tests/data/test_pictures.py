@@ -98,9 +98,3 @@ def test_floating_point_pixels_of_unknown_scale_are_refused(value: float) -> Non
     pixels = np.full((32, 32), value, np.float32)
     with pytest.raises(pictures.UnreadableError, match="do not lie between 0 and 1"):
         pictures.read(stored(Image.fromarray(pixels), "TIFF"), 32)
-
-
-def test_an_animation_is_its_first_frame() -> None:
-    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "lime", "blue")]
-    found = pictures.read(stored(frames[0], "GIF", save_all=True, append_images=frames[1:]), 32)
-    assert found[:, 5, 5].tolist() == [255, 0, 0]

@@ -8,6 +8,7 @@ import torch
 from cifar_resnet.files.params import UserError
 from cifar_resnet.network import cuda
 
+CUDA = torch.device("cuda", 0)
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120a", "compute_120"]
 
 
@@ -28,24 +29,19 @@ def test_here_there_is_no_driver_or_one_with_a_version() -> None:
     assert version is None or version > 1000
 
 
-def test_a_missing_driver_is_named(gpu: pytest.MonkeyPatch) -> None:
-    gpu.setattr(cuda, "driver_version", lambda: None)
-    with pytest.raises(UserError, match=r"no driver that PyTorch can load .*https://www.nvidia.com/drivers"):
-        cuda.check_driver()
+PROBLEMS = {
+    None: r"no driver that PyTorch can load .*https://www.nvidia.com/drivers",
+    12090: r"for CUDA 12\.9, and PyTorch \S+ needs one for CUDA 13; install .* set device to cpu$",
+    13000: "PyTorch finds no GPU; `nvidia-smi` says what is wrong; or set device",
+}
 
 
-def test_a_driver_that_is_too_old_is_named_with_what_to_install(gpu: pytest.MonkeyPatch) -> None:
-    gpu.setattr(cuda, "driver_version", lambda: 12090)
-    told = r"a driver for CUDA 12\.9, and PyTorch \S+ needs one for CUDA 13; install .* set device to cpu$"
-    with pytest.raises(UserError, match=told):
-        cuda.check_driver()
-
-
-def test_a_driver_of_the_same_cuda_is_no_problem_but_no_gpu_is(gpu: pytest.MonkeyPatch) -> None:
-    gpu.setattr(cuda, "driver_version", lambda: 13000)
-    with pytest.raises(
-        UserError, match="PyTorch finds no GPU; `nvidia-smi` says what is wrong; or set device"
-    ):
+@pytest.mark.parametrize("version", PROBLEMS)
+def test_what_is_wrong_with_a_driver_is_said_with_what_to_do(
+    version: int | None, gpu: pytest.MonkeyPatch
+) -> None:
+    gpu.setattr(cuda, "driver_version", lambda: version)
+    with pytest.raises(UserError, match=PROBLEMS[version]):
         cuda.check_driver()
 
 
@@ -62,26 +58,15 @@ def test_hidden_gpus_other_builds_and_machines_without_one_are_no_error(
     cuda.check_driver()
 
 
-@pytest.mark.parametrize(
-    ("capability", "known"),
-    [
-        ((7, 0), False),
-        ((8, 9), True),  # by the code for 8.6
-        ((11, 0), False),
-        ((13, 0), True),  # by PTX
-    ],
-)
-def test_a_gpu_without_code_is_named_before_anything_runs(
-    capability: tuple[int, int], known: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+def test_a_gpu_without_code_is_named_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: BUILT)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla P100")
-    if known:
-        cuda.check_code(torch.device("cuda", 0))
-        return
-    told = (
-        rf"no code for the Tesla P100 \(compute capability {capability[0]}\.{capability[1]}\).* sm_75, .*cpu$"
-    )
-    with pytest.raises(UserError, match=told):
-        cuda.check_code(torch.device("cuda", 0))
+    for known in ((8, 9), (13, 0)):  # by the code for 8.6, by PTX
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, known=known: known)
+        cuda.check_code(CUDA)
+    for major, minor in ((7, 0), (11, 0)):
+        unknown = major, minor
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, unknown=unknown: unknown)
+        told = rf"no code for the Tesla P100 \(compute capability {major}\.{minor}\).* sm_75, .*cpu$"
+        with pytest.raises(UserError, match=told):
+            cuda.check_code(CUDA)

@@ -98,3 +98,18 @@ def test_a_run_that_was_asked_to_stop_ends_with_that_status_and_no_word(
     (tmp_path / failures.FIRST).write_text("RuntimeError: connection closed by peer\n")
     assert launch._report(failed((143, 10), (1, 10)), 2, CPU, tmp_path) == 143
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("stage", "written", "said"), [("train", [], True), ("train", ["b"], False), ("other", [], False)]
+)
+def test_the_hint_stands_only_where_results_are_gone(
+    stage: str, written: list[str], said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.lock").write_text("stages: {train: {outs: [{path: a}, {path: b}]}}")
+    for name in written:
+        Path(name).touch()
+    assert failures.text(UserError("wrong")) == "error: wrong", "not started by DVC"
+    monkeypatch.setenv("DVC_STAGE", stage)
+    assert ("DVC's cache" in failures.text(UserError("wrong"))) == said

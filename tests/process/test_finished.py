@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,7 @@ def test_a_finished_run_that_dvc_could_not_record_ends_at_once_the_next_time(
     clone = finished.copy(tmp_path)
     clone.cache = tmp_path / "cache"
     clone.change({"train": {"seed": 7}})
-    repro = subprocess.Popen(
-        ["dvc", "repro", "--single-item", "train"],
-        cwd=clone.folder,
-        env=clone.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    repro = clone.start("dvc", "repro", "--single-item", "train")
     while not list((tmp_path / "cache").rglob(checkpoint.HOLDER)):  # DVC has let go of its lock
         assert repro.poll() is None
         time.sleep(0.01)

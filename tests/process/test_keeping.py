@@ -68,30 +68,19 @@ def labels(keeper: resume.Keeper) -> list[str]:
     return [path.name.split(".")[1] for path in sorted(keeper.folder.glob("*.pt"))]
 
 
-def test_epochs_of_three_seconds_are_not_all_saved(keeper: tuple[resume.Keeper, list[float]]) -> None:
-    saver, now = keeper
-    saved = []
-    for epoch in range(1, 31):
-        now[0] += 3
-        saver.keep(state(epoch, 0), epoch_ended=True, now=False)
-        if labels(saver)[-1] == f"{epoch}-0":
-            saved.append(epoch)
-    assert saved == [1, 12, 23], "the first, then none within 30 seconds"
-    saver.keep(state(31, 0), epoch_ended=True, now=True)
-    assert labels(saver)[-1] == "31-0", "the end, or a signal"
-
-
-def test_inside_a_long_epoch_a_state_is_saved_every_five_minutes(
+def test_a_state_is_saved_every_30_seconds_at_the_end_of_an_epoch_and_every_five_minutes_inside_one(
     keeper: tuple[resume.Keeper, list[float]],
 ) -> None:
     saver, now = keeper
-    saved = []
-    for step in range(1, 1000):
-        now[0] += 1
-        saver.keep(state(0, step), epoch_ended=False, now=False)
-        if labels(saver)[-1:] == [f"0-{step}"]:
-            saved.append(step)
-    assert saved == [301, 602, 903]
+
+    def saved(epoch: int, step: int, seconds: float, stopping: bool = False) -> bool:
+        now[0] += seconds
+        saver.keep(state(epoch, step), epoch_ended=step == 0, now=stopping)
+        return labels(saver)[-1:] == [f"{epoch}-{step}"]
+
+    assert [epoch for epoch in range(1, 31) if saved(epoch, 0, 3)] == [1, 12, 23]
+    assert saved(31, 0, 0, stopping=True), "the end, or a signal"
+    assert [step for step in range(1, 1000) if saved(31, step, 1)] == [301, 602, 903]
 
 
 def test_the_lines_about_unfinished_runs_are_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +14,9 @@ import pytest
 from cifar_resnet.files.params import UserError
 from cifar_resnet.process import launch
 from tests.conftest import Clone
+from tests.process.test_resume import OUTPUTS
 
 pytestmark = pytest.mark.slow
-OUTPUTS = ("models/resnet50.safetensors", "metrics/train.json", "plots/history.csv")
 TWO = {"train": {"processes": 2}}
 
 
@@ -51,13 +50,10 @@ def test_torchrun_on_two_hosts_without_a_common_folder_gives_the_same_bits(
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     flags = ("--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port)
-    other = subprocess.Popen(
-        ["torchrun", *flags, "--node-rank", "1", "-m", "stages.train"],
-        cwd=second.folder,
-        env=second.environment,
-    )
+    other = second.start("torchrun", *flags, "--node-rank", "1", "-m", "stages.train")
     first.run("torchrun", *flags, "--node-rank", "0", "-m", "stages.train")
-    assert other.wait(60) == 0
+    printed, _ = other.communicate(timeout=60)
+    assert other.returncode == 0, printed
     assert not (second.folder / "models").exists()
     assert not (second.cache / "cifar-resnet/resume").exists()
     assert outputs(first) == expected
@@ -83,19 +79,8 @@ def children(pid: int) -> list[int]:
 def running(two: tuple[Clone, dict[str, bytes]]) -> Iterator["subprocess.Popen[str]"]:
     """The stage after its first save."""
     clone, _ = two
-    stage = subprocess.Popen(
-        ["python", "-m", "stages.train"],
-        cwd=clone.folder,
-        env=clone.real_environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list((clone.cache / "cifar-resnet/resume").glob("*/[0-9]*.pt")):
-        assert stage.poll() is None, stage.stdout and stage.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    stage = clone.start("python", "-m", "stages.train")
+    clone.saved(stage)
     yield stage
     stage.kill()
 
@@ -137,33 +122,3 @@ def test_a_signal_to_any_process_saves_and_stops_all(
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
     assert "resuming this run after" in clone.stage("train")
     assert outputs(clone) == expected
-
-
-def test_a_loss_that_diverges_in_both_processes_is_one_line(
-    two: tuple[Clone, dict[str, bytes]], tmp_path: Path
-) -> None:
-    clone = Clone(tmp_path / "clone", tmp_path / "cache")
-    (clone.folder / "data").symlink_to(two[0].folder / "data")
-    clone.change({"train": {"processes": 2, "optimizer": {"lr": 10, "weight_decay": 10}}})
-    printed = clone.stage("train", status=1).splitlines()
-    (line,) = [line for line in printed if not re.match("epoch|training on", line)]
-    assert line.startswith("error: the training loss became")
-
-
-def test_an_error_of_the_connection_is_shown_as_what_it_is_and_once(
-    two: tuple[Clone, dict[str, bytes]], tmp_path: Path
-) -> None:
-    """The class of NCCL's errors, raised in one process; the other one loses it in the next exchange."""
-    clone = Clone(tmp_path / "clone", tmp_path / "cache", TWO)
-    (clone.folder / "data").symlink_to(two[0].folder / "data")
-    stage = clone.folder / "stages/train.py"
-    at = "            resume.restore(state, folder, world)\n"
-    fault = "            if world.rank == 1:\n                raise DistBackendError('broken cable')\n"
-    changed = stage.read_text().replace(at, at + fault)
-    assert fault in changed
-    imported = "from torch.distributed import DistBackendError\n\nfrom cifar_resnet import files\n"
-    stage.write_text(changed.replace("from cifar_resnet import files\n", imported))
-    printed = clone.stage("train", status=1)
-    assert printed.splitlines()[-1] == "torch.distributed.DistBackendError: broken cable"
-    assert printed.count("Traceback") == 1
-    assert not list((clone.cache / "cifar-resnet/resume").iterdir()), "it failed before its first save"

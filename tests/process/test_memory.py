@@ -1,17 +1,17 @@
 """Stages on a Linux CPU start themselves again, to keep their main memory: when, how and with what."""
 
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
 from cifar_resnet.process import memory
 from tests.conftest import Clone
+from tests.process.test_resume import OUTPUTS
 
-OUTPUTS = ("models/resnet50.safetensors", "metrics/train.json", "plots/history.csv")
 PYTHON = "/env/bin/python"
 
 
@@ -37,12 +37,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPat
     for name in (memory.SWITCH, memory.TUNABLES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    params("cpu")
+    Path("params.yaml").write_text("train: {device: cpu}\nevaluate: {device: cpu}\n")
     return monkeypatch
-
-
-def params(device: str) -> None:
-    Path("params.yaml").write_text(f"train: {{device: {device}}}\nevaluate: {{device: cpu}}\n")
 
 
 def started() -> str | None:
@@ -66,57 +62,50 @@ def test_it_starts_again_with_its_arguments_and_the_settings(machine: pytest.Mon
     assert started() == settings
 
 
-@pytest.mark.parametrize("name", [memory.SWITCH, memory.TUNABLES])
-def test_never_against_the_user_and_never_twice(name: str, machine: pytest.MonkeyPatch) -> None:
-    machine.setenv(name, "")
-    assert started() is None
-
-
-def test_only_a_stage_that_computes_on_the_cpu(machine: pytest.MonkeyPatch) -> None:
-    params("cuda")
-    assert started() is None
-    params("auto")
-    assert started()
-    memory.NVIDIA.touch()
-    assert started() is None
-    params("cpu")
-    assert started()
-    for name, words in (("orig_argv", ["python", "-m", "stages.fetch"]), ("argv", ["pytest"])):
-        with machine.context() as other:
-            other.setattr(sys, name, words)
-            assert started() is None
-
-
-@pytest.mark.parametrize("content", [None, "train: [", "train: 3", "evaluate: {device: cpu}"])
-def test_params_that_are_wrong_are_for_the_stage_to_refuse(
-    content: str | None, machine: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("changes", "starts"),
+    [
+        ({"params": "train: {device: auto}"}, True),
+        ({"params": "train: {device: auto}", "gpu": True}, False),
+        ({"gpu": True}, True),
+        ({"params": "train: {device: cuda}"}, False),
+        ({"words": ["python", "-m", "stages.fetch"]}, False),
+        ({"set": memory.SWITCH}, False),  # by the user, or by the start before
+        ({"set": memory.TUNABLES}, False),
+        ({"params": "train: ["}, False),  # what is wrong is for the stage to refuse
+        ({"params": "train: 3"}, False),
+        ({"params": None}, False),
+    ],
+)
+def test_only_a_stage_that_computes_on_the_cpu_starts_again_and_once(
+    changes: dict[str, Any], starts: bool, machine: pytest.MonkeyPatch
 ) -> None:
-    Path("params.yaml").unlink()
-    if content is not None:
-        Path("params.yaml").write_text(content)
-    assert started() is None
+    if changes.get("gpu"):
+        memory.NVIDIA.touch()
+    if "words" in changes:
+        machine.setattr(sys, "orig_argv", changes["words"])
+    if "set" in changes:
+        machine.setenv(changes["set"], "")
+    if "params" in changes:
+        Path("params.yaml").unlink()
+        if changes["params"]:
+            Path("params.yaml").write_text(changes["params"])
+    assert (started() is not None) == starts
 
 
 def test_without_huge_pages_or_with_an_older_glibc_none_are_asked_for(machine: pytest.MonkeyPatch) -> None:
     with machine.context() as older:
         older.setattr(memory, "glibc", lambda: (2, 34))
-        assert "hugetlb" not in (started() or "hugetlb")
+        assert "hugetlb" not in memory.tunables()
     memory.HUGE_PAGES.write_text("always madvise [never]\n")
-    assert "hugetlb" not in (started() or "hugetlb")
+    assert "hugetlb" not in memory.tunables()
     memory.HUGE_PAGES.unlink()
-    assert "hugetlb" not in (started() or "hugetlb")
+    assert "hugetlb" not in memory.tunables()
 
 
-def test_another_c_library_is_left_alone(machine: pytest.MonkeyPatch) -> None:
-    machine.undo()
-
-    def unknown(_: str) -> str:
-        raise ValueError("unrecognized configuration name")  # macOS
-
-    for answer in (unknown, lambda _: None, lambda _: "musl 1.2"):
-        machine.setattr(os, "confstr", answer)
-        assert memory.glibc() is None
-        assert memory.tunables() == ""
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "confstr", mock.Mock(side_effect=[ValueError, None, "musl 1.2"]))  # macOS first
+    assert [memory.tunables() for _ in range(3)] == [""] * 3
 
 
 def test_free_memory_goes_back_after_the_first_step_and_after_each_epoch(
@@ -125,19 +114,13 @@ def test_free_memory_goes_back_after_the_first_step_and_after_each_epoch(
     steps = [("state", None), ("state", None), ("state", {"epoch": 1}), ("state", None)]
     trims: list[int] = []
     monkeypatch.setattr(memory, "_trim", lambda: trims.append(len(seen)))
-    seen: list[object] = []
-
-    def counted() -> Iterator[tuple[str, object]]:
-        for step in steps:
-            yield step
-            seen.append(step)
-
-    monkeypatch.setenv(memory.SWITCH, "1")
-    assert list(memory.trimming(counted())) == steps
-    assert trims == [0, 2], "before the caller has the step"
-    monkeypatch.setenv(memory.SWITCH, "0")
-    assert list(memory.trimming(counted())) == steps
-    assert trims == [0, 2]
+    for switch, trimmed in (("0", []), ("1", [0, 2])):
+        monkeypatch.setenv(memory.SWITCH, switch)
+        seen: list[object] = []
+        for step in memory.trimming(iter(steps)):
+            seen += [step]
+        assert seen == steps
+        assert trims == trimmed, "before the caller has the step"
 
 
 @pytest.mark.skipif(memory.glibc() is None, reason="needs glibc")
@@ -149,12 +132,8 @@ def test_a_real_stage_starts_again_once_under_the_same_number_with_the_same_bits
     show = clone.folder / "stages/train.py"
     stage = show.read_text()
     show.write_text("import os\nprint(os.getpid(), os.environ.get('GLIBC_TUNABLES'), flush=True)\n" + stage)
-    environment = {
-        n: v for n, v in clone.real_environment.items() if n not in (memory.SWITCH, memory.TUNABLES)
-    }
-    command = [sys.executable, "-m", "stages.train"]
-    process = subprocess.Popen(command, cwd=clone.folder, env=environment, stdout=subprocess.PIPE, text=True)
-    printed = process.communicate()[0]
+    process = clone.start("env", "-u", memory.SWITCH, sys.executable, "-m", "stages.train")
+    printed, _ = process.communicate()
     assert process.returncode == 0
     assert printed.splitlines()[0] == f"{process.pid} {memory.tunables()}"
     assert all(clone.read(path) == finished.read(path) for path in OUTPUTS)

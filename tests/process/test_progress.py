@@ -12,14 +12,8 @@ import torch
 from cifar_resnet import files
 from cifar_resnet.process import progress
 
-RECORD = {
-    "epoch": 3,
-    "train_loss": 1.0,
-    "train_accuracy": 0.5,
-    "val_loss": 1.0,
-    "val_accuracy": 0.5,
-    "lr": 0.1,
-}
+METRICS = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5}
+RECORD = {"epoch": 3, **METRICS, "lr": 0.1}
 CONFIG: Any = SimpleNamespace(epochs=5, batch_size=10, processes=1)
 STEPS = 8  # an epoch
 

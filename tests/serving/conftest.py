@@ -23,6 +23,9 @@ ABOUT: dict[str, Any] = {
 }
 
 
+PICTURES = ["b.png", "a.bmp", "C.TIFF", "d e.png", "deeper/a.png", "deeper/b.png"]
+
+
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -78,7 +81,7 @@ def by_hand(model: ResNet, images: Tensor) -> Tensor:
 def folder(tmp_path: Path) -> Path:
     """Six pictures in a folder and below, beside what is none."""
     (tmp_path / "in" / "deeper").mkdir(parents=True)
-    for seed, name in enumerate(["b.png", "a.bmp", "C.TIFF", "d e.png", "deeper/a.png", "deeper/b.png"]):
+    for seed, name in enumerate(PICTURES):
         picture(noise(32, 32, seed)).save(tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").write_text("no picture")
     return tmp_path / "in"

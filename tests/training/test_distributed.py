@@ -65,12 +65,6 @@ def test_the_shares_of_all_are_every_global_batch(size: int, before: bool) -> No
             assert torch.equal(following[:, 0], one[:, -1])
 
 
-@pytest.mark.parametrize("count", [1, 8])
-def test_the_parts_of_a_batch_are_the_batch(count: int) -> None:
-    batch = torch.arange(count)
-    assert torch.equal(torch.cat([World(rank, 3).part(batch) for rank in range(3)]), batch)
-
-
 def batch_norm(world: World, images: Tensor, gradient: Tensor, plain: nn.Module, compiled: bool) -> Any:
     model = nn.Sequential(copy.deepcopy(plain))
     synchronize(model)
@@ -133,7 +127,10 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def training(world: World, stop: int | None = None) -> Any:
-    """Train; stopped after `stop` yields, another state goes on from what was saved."""
+    """Train; return this epoch's loss after every step, and the final state.
+
+    Stopped after `stop` yields, another state goes on from what was saved.
+    """
     settings = config(batch_size=24, processes=world.size, **EVERYTHING)
     state = new_state(settings, 3, CPU)
     if stop is not None:
@@ -143,32 +140,23 @@ def training(world: World, stop: int | None = None) -> Any:
         saved = copy.deepcopy(state.state_dict())
         state = new_state(settings, 3, CPU)
         state.load_state_dict(world.broadcast(saved))
-    for _ in fit(state, settings, TRAIN, VAL, torch.float32, False, world):
-        pass
-    return values(state)
-
-
-def curve(world: World) -> Any:
-    """Train; return this epoch's loss after every step, the history, and the final state."""
-    settings = config(batch_size=24, processes=world.size, **EVERYTHING)
-    state = new_state(settings, 3, CPU)
     losses = []
     for _, record in fit(state, settings, TRAIN, VAL, torch.float32, False, world):
         if record is None:
             losses.append(state.totals[0].item() / world.size)
-    return losses, state.history, values(state)
+    return losses, values(state)
 
 
 def test_one_two_and_four_processes_have_the_same_curve() -> None:
-    losses, history, _ = curve(World())
+    losses, state = training(World())
     for size in (2, 4):
-        ranks = together(size, curve)
+        ranks = together(size, training)
         for rank in ranks:
-            assert rank[:2] == ranks[0][:2]
-            assert same(rank[2], ranks[0][2]), "every process has the whole state"
+            assert rank[0] == ranks[0][0]
+            assert same(rank[1], ranks[0][1]), "every process has the whole state"
         assert ranks[0][0][0] == pytest.approx(losses[0], rel=1e-5)
         assert ranks[0][0] == pytest.approx(losses, rel=1e-3)  # rounding, which AdamW's first steps enlarge
-        for found, wanted in zip(ranks[0][1], history, strict=True):
+        for found, wanted in zip(ranks[0][1]["history"], state["history"], strict=True):
             assert found["lr"] == wanted["lr"]
             assert found["train_loss"] == pytest.approx(wanted["train_loss"], rel=1e-3)
             assert found["val_loss"] == pytest.approx(wanted["val_loss"], rel=3e-3)
@@ -177,6 +165,7 @@ def test_one_two_and_four_processes_have_the_same_curve() -> None:
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_the_same_number_of_processes_gives_the_same_bits_stopped_or_not(size: int) -> None:
-    unbroken = together(size, training)
-    assert same(unbroken[0], together(size, training)[0])
-    assert same(unbroken[0], together(size, training, 4)[0])
+    (_, unbroken), *_ = together(size, training)
+    for stop in (None, 4):
+        (_, state), *_ = together(size, training, stop)
+        assert same(state, unbroken)

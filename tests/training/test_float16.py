@@ -10,7 +10,7 @@ import torch
 from cifar_resnet.training.loop import fit
 from cifar_resnet.training.state import TrainState, new_state
 from tests.training.test_distributed import same, values
-from tests.training.test_loop import EVERYTHING, TRAIN, VAL, config
+from tests.training.test_loop import EVERYTHING, TRAIN, VAL, config, finish
 
 CPU = torch.device("cpu")
 HALF = torch.float16
@@ -40,8 +40,7 @@ def test_a_resumed_run_equals_an_unbroken_one() -> None:
         resumed = scaled(settings)
         content = torch.load(io.BytesIO(states[moment]), weights_only=True)  # noqa: TID251
         resumed.load_state_dict(copy.deepcopy(content))
-        for _ in fit(resumed, settings, TRAIN, VAL, HALF):
-            pass
+        finish(resumed, settings, HALF)
         assert same(values(resumed), values(unbroken))
         assert resumed.scaler.state_dict() == unbroken.scaler.state_dict()
 
@@ -56,16 +55,13 @@ def test_a_step_whose_gradients_overflow_changes_no_weight_and_halves_the_scale(
         assert torch.equal(parameter, before[name])
 
 
-def test_it_learns_as_float32_does() -> None:
+@pytest.mark.parametrize("dtype", [HALF, torch.bfloat16])
+def test_it_learns_as_float32_does(dtype: torch.dtype) -> None:
     settings = config(epochs=4)
-    ends = []
-    for dtype in (torch.float32, HALF):
-        state = new_state(settings, 3, CPU, dtype)
-        for _ in fit(state, settings, TRAIN, VAL, dtype):
-            pass
-        ends.append(state.history[-1]["train_loss"])
-    assert ends[1] == pytest.approx(ends[0], rel=0.1)
-    assert ends[1] < 0.9 * state.history[0]["train_loss"]
+    full, half = (finish(new_state(settings, 3, CPU, one), settings, one) for one in (torch.float32, dtype))
+    assert half.history[-1]["train_loss"] == pytest.approx(full.history[-1]["train_loss"], rel=0.1)
+    assert half.history[-1]["train_loss"] < 0.9 * half.history[0]["train_loss"]
+    assert {parameter.dtype for parameter in half.model.parameters()} == {torch.float32}
 
 
 def test_other_precisions_have_no_scale_and_take_up_a_state_without_one() -> None:
