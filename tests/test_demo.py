@@ -86,6 +86,8 @@ def test_the_readme_shows_what_the_tour_shows() -> None:
     tour = {command: [*map(told, lines)] for command, lines in commands(TOUR.read_text())}
     compared = 0
     for command, lines in commands((scratch.ROOT / "README.md").read_text()):
+        if command == "make verify":  # of the default recipe, not of the demo
+            continue
         rest = iter(tour[command] if lines else [])
         for line in map(told, lines):
             assert line == "..." or line in rest, f"{command}: {line!r}"

@@ -127,7 +127,7 @@ def compare(run: str, published: bool) -> tuple[str, list[str], list[str]]:
     for step, losses in enumerate(zip(*([loss for loss, _ in row["totals"]] for row in plain), strict=False)):
         spread = max(ROUNDING, 2 * (max(losses) - min(losses))) if len(losses) > 1 else UNKNOWN
         worst = max(worst, off := abs(found["totals"][step][0] - losses[0]))
-        if off > spread:
+        if not off <= spread:
             differs.append(
                 f"the loss after step {step + 1} is off by {off:.1e}, allowed {spread:.1e}: {ELSE}"
             )

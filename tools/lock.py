@@ -51,10 +51,10 @@ def outdated(stages: Mapping[str, Stage], name: str) -> list[str]:
 def changed_settings(stages: Mapping[str, Stage], name: str) -> list[str]:
     """Return what of a locked stage is not as in dvc.yaml, params.yaml and the other stages."""
     stage, declared, wrong = stages[name], files.read_yaml(Path("dvc.yaml"))["stages"].get(name, {}), []
-    if stage["cmd"] != declared.get("cmd") or digests(stage["outs"]).keys() != outs(declared):
-        wrong.append(
-            f"dvc.yaml: the command or the outputs of {name} are not those that ran: `git diff HEAD`"
-        )
+    deps = {path for path in declared.get("deps", []) if "${" not in path}
+    same = stage["cmd"] == declared.get("cmd") and digests(stage["outs"]).keys() == outs(declared)
+    if not same or deps - digests(stage.get("deps", [])).keys():
+        wrong.append(f"dvc.yaml: {name} is not the stage that ran: `git diff HEAD dvc.yaml dvc.lock`")
     params = files.read_yaml(Path("params.yaml"))
     for key, value in stage.get("params", {}).get("params.yaml", {}).items():
         if functools.reduce(lambda section, part: section.get(part), key.split("."), params) != value:
