@@ -11,7 +11,7 @@ import pytest
 
 from cifar_resnet import files
 from tests.conftest import Clone
-from tools import lock, recomputed, scratch, verify
+from tools import first_steps, lock, recomputed, scratch, verify
 
 VERIFY = ("python", "-m", "tools.verify")
 
@@ -53,10 +53,10 @@ def verdicts(printed: str) -> dict[str, str]:
 
 def test_a_published_run_is_repeated_to_the_last_digit_and_nothing_is_written(published: Clone) -> None:
     log = published.read("logs/train.jsonl")
-    printed = published.run(*VERIFY, "--epochs", "2", "--full")
+    printed = published.run(*VERIFY, "--epochs", "3", "--full")
     assert set(verdicts(printed).values()) == {"PASS"}
     assert "every digit of" in printed
-    assert "2 epochs are identical" in printed
+    assert "3 epochs are identical" in printed
     assert not published.run("git", "status", "--porcelain")
     assert published.read("logs/train.jsonl") == log
 
@@ -77,7 +77,8 @@ def test_another_recipe_in_the_code_is_found(published: Clone, path: str, old: s
 
 
 def test_another_processor_agrees_within_rounding_and_finds_another_rate(published: Clone) -> None:
-    edit(published, "results/default.json", '"instructions": "', '"instructions": "another than ')
+    for path in ("results/default.json", "results/default.log.jsonl"):
+        edit(published, path, '"instructions": "', '"instructions": "another than ')
     recorded = published.folder / "results/verify.json"
     row = json.loads(recorded.read_text())[-1] | {"instructions": "another"}
     other = row | {"totals": [[loss + 1e-6, correct] for loss, correct in row["totals"]]}
@@ -184,6 +185,14 @@ def replaced(path: str, old: str, new: str) -> Callable[[], None]:
             "plots/confusions.csv",
         ),
         (altered("subsets", "accuracy", lambda old: old + 0.01), "plots/subsets.csv"),
+        (
+            replaced("metrics/test.json", '"test_deduplicated": 0', '"test_deduplicated": 1'),
+            "test_deduplicated",
+        ),
+        (replaced("metrics/test.json", "{", '{"test_more": 1,'), "its names"),
+        (replaced("metrics/duplicates.json", '"duplicates": ', '"duplicates": 1'), "metrics/duplicates.json"),
+        (replaced("results/default.json", '"width": 4', '"width": 8'), "another recipe"),
+        (replaced("results/default.json", '"processor": "', '"processor": "A better '), "the log of"),
         (altered("history", "train_loss", lambda old: old + 1e-4), "results/steps.csv"),
         (altered("history", "train_loss", lambda old: old + 1e-4), "the log of results/default.json"),
         (replaced("results/default.json", '"minutes": ', '"minutes": 1'), "the log of results/default.json"),
@@ -205,8 +214,10 @@ def test_a_figure_that_does_not_follow_is_named(here: Clone, alter: Callable[[],
 @pytest.mark.parametrize(
     ("alter", "named"),
     [
-        (altered("predictions", "confidence", lambda old: old + 3e-4), "answer otherwise for 100 of 100"),
-        (altered("predictions", "prediction", lambda old: old.replace("cross", "ring")), "answer otherwise"),
+        (altered("predictions", "confidence", lambda old: old + 3e-4), "answer 100 otherwise"),
+        (altered("predictions", "prediction", lambda old: old.replace("cross", "ring")), "otherwise"),
+        (altered("predictions", "confidence", lambda old: old * float("nan")), "answer 100 otherwise"),
+        (altered("predictions", "loss", lambda old: old * 0.99), "otherwise"),
         (altered("predictions", "label", lambda old: old.iloc[::-1].set_axis(old.index)), "has other labels"),
     ],
 )
@@ -217,6 +228,62 @@ def test_answers_that_the_weights_do_not_give_are_found(
     assert not verify.check_weights(stages, 0, full=True).differs
     alter()
     assert named in str(verify.check_weights(stages, 0, full=False).differs)
+
+
+def rewritten(
+    change: Callable[[dict[str, Any]], object], describe: Callable[[dict[str, Any]], object]
+) -> Callable[[], None]:
+    def rewrite() -> None:
+        weights, about = files.read_tensors(files.MODEL)
+        change(weights)
+        describe(about)
+        files.write_tensors(files.MODEL, weights, about)
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "named"),
+    [
+        # All classes equally probable within the tolerance, so that any would do.
+        (
+            rewritten(lambda weights: (weights["fc.weight"].mul_(1e-5), weights["fc.bias"].mul_(1e-5)), dict),
+            "",
+        ),
+        (rewritten(lambda weights: weights["fc.bias"].fill_(float("nan")), dict), "answer 100 otherwise"),
+        (rewritten(dict, lambda about: about["classes"].reverse()), "another network"),
+        (rewritten(dict, lambda about: about["normalization"].update(std=[1, 1, 1])), "another network"),
+    ],
+)
+def test_weights_that_were_made_for_the_check_are_found(
+    here: Clone, rewrite: Callable[[], None], named: str
+) -> None:
+    rewrite()
+    table = files.read_table("predictions")
+    table["confidence"], table["loss"], table["prediction"] = 0.1, 2.302585, table["label"]
+    if not named:
+        files.write_table("predictions", table)
+    assert (named or "otherwise") in str(verify.check_weights(lock.read(), 0, full=False).differs)
+
+
+def test_a_run_ends_in_its_own_weights_only(here: Clone) -> None:
+    run = first_steps.Run(first_steps.PLAIN)
+    run.state.best_weights, _ = files.read_tensors(files.MODEL)
+    assert run.ends_in(files.MODEL)
+    run.state.best_weights["fc.bias"] = run.state.best_weights["fc.bias"] + 1e-6
+    assert not run.ends_in(files.MODEL)
+
+
+def test_a_lock_that_names_less_and_files_that_take_the_place_of_others_are_found(here: Clone) -> None:
+    stages = lock.read()
+    stages["train"]["deps"] = [entry for entry in stages["train"]["deps"] if "training" not in entry["path"]]
+    assert "train is not the stage that ran" in str(lock.changed_settings(stages, "train"))
+    stages = lock.read()
+    del stages["duplicates"]["params"]
+    assert "duplicates is not the stage that ran" in str(lock.changed_settings(stages, "duplicates"))
+    (here.folder / "secrets.py").write_text("def randbelow(n):\n    return 0\n")
+    lock.git("add", "--force", "secrets.py", "data/tensors/val.safetensors")
+    assert [line.split()[0] for line in verify.foreign()] == ["Git", "secrets"]
 
 
 def test_without_a_published_run_the_parts_say_what_is_missing(here: Clone) -> None:

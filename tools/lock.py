@@ -51,12 +51,19 @@ def outdated(stages: Mapping[str, Stage], name: str) -> list[str]:
 def changed_settings(stages: Mapping[str, Stage], name: str) -> list[str]:
     """Return what of a locked stage is not as in dvc.yaml, params.yaml and the other stages."""
     stage, declared, wrong = stages[name], files.read_yaml(Path("dvc.yaml"))["stages"].get(name, {}), []
-    deps = {path for path in declared.get("deps", []) if "${" not in path}
-    same = stage["cmd"] == declared.get("cmd") and digests(stage["outs"]).keys() == outs(declared)
-    if not same or deps - digests(stage.get("deps", [])).keys():
-        wrong.append(f"dvc.yaml: {name} is not the stage that ran: `git diff HEAD dvc.yaml dvc.lock`")
     params = files.read_yaml(Path("params.yaml"))
-    for key, value in stage.get("params", {}).get("params.yaml", {}).items():
+    ran_with = stage.get("params", {}).get("params.yaml", {})
+    folder = "${fetch.folder}"  # the only name in dvc.yaml that is one of params.yaml
+    deps = {params["fetch"]["folder"] if path == folder else path for path in declared.get("deps", [])}
+    same = (
+        stage["cmd"] == declared.get("cmd"),
+        digests(stage["outs"]).keys() == outs(declared),
+        digests(stage.get("deps", [])).keys() == deps,
+        ran_with.keys() == set(declared.get("params", [])),
+    )
+    if not all(same):
+        wrong.append(f"dvc.yaml: {name} is not the stage that ran: `git diff HEAD dvc.yaml dvc.lock`")
+    for key, value in ran_with.items():
         if functools.reduce(lambda section, part: section.get(part), key.split("."), params) != value:
             wrong.append(f"params.yaml: {key} is not what {name} ran with: `git diff HEAD params.yaml`")
     made = {path: md5 for other in stages.values() for path, md5 in digests(other["outs"]).items()}

@@ -46,6 +46,12 @@ def test_figures() -> list[str]:
         "test_ece": metrics.calibration_error(probabilities, actual),
     }
     wrong = [f"metrics/test.json: {name}" for name, value in ours.items() if not _near(test[name], value)]
+    parts = files.read_table("subsets").set_index("images_left")["accuracy"]
+    names_of_all = {*ours, *means, "test_deduplicated"}
+    if files.read_params("evaluate", metrics.EvaluateConfig).flip:
+        names_of_all.add("test_accuracy_with_flip")  # which the weights give: --full
+    if test.keys() != names_of_all or not _near(test["test_deduplicated"], parts[subsets.OURS]):
+        wrong.append("metrics/test.json: its names, or test_deduplicated")
     wrong += [
         f"metrics/test.json: {name}" for name, mean in means.items() if not abs(test[name] - mean) <= ROUNDED
     ]
@@ -57,8 +63,8 @@ def test_figures() -> list[str]:
     }
     for name, (computed, tolerance) in tables.items():
         stated = files.read_table(name)
-        if name == "subsets":  # without data/duplicates.csv one of them cannot be computed
-            stated = stated[stated["images_left"].isin(computed["images_left"])].reset_index(drop=True)
+        if name == "subsets" and not files.DUPLICATES.exists():  # then one of them cannot be computed
+            stated = stated[stated["images_left"] != subsets.OURS].reset_index(drop=True)
         if not _same(computed, stated, tolerance):
             wrong.append(f"plots/{name}.csv")
     return [
@@ -69,11 +75,9 @@ def test_figures() -> list[str]:
 def _subsets(hits: torch.Tensor) -> pd.DataFrame:
     """The accuracies on parts of the test images. `hits`: (N,) bool in the order of the images."""
     there = files.DUPLICATES.exists()
-    found = files.read_duplicates()["test_index"] if there else pd.Series(dtype="int64")
-    excluded = subsets.exclusions(files.read_section("fetch")["dataset"], found)
-    if not there:
-        del excluded[subsets.OURS]
-    return subsets.accuracies(hits, excluded)
+    found = files.read_duplicates()["test_index"] if there else pd.Series([0])
+    table = subsets.accuracies(hits, subsets.exclusions(files.read_section("fetch")["dataset"], found))
+    return table if there else table[table["images_left"] != subsets.OURS].reset_index(drop=True)
 
 
 def train_figures() -> list[str]:
@@ -90,12 +94,15 @@ def train_figures() -> list[str]:
         if not (_near(history["train_loss"][0], loss) and _near(history["train_accuracy"][0], right)):
             wrong.append(str(first_steps.EPOCH))
     if first_steps.RUN.exists():
-        (name, run), *_ = json.loads(first_steps.RUN.read_text())["runs"].items()
+        record = json.loads(first_steps.RUN.read_text())
+        (name, run), *others = record["runs"].items()
+        if others or any(record["recipe"][part] != files.read_section(part) for part in record["recipe"]):
+            wrong.append(f"{first_steps.RUN}: more than one run, or another recipe: it")
         lines = [
             json.loads(line) for line in first_steps.RUN.with_suffix(".log.jsonl").read_text().splitlines()
         ]
-        facts, found = training([line for line in lines if line["run"] == name], history)
-        if not found or any(run[fact] != value for fact, value in facts.items() if fact != "hardware"):
+        facts, found = training([line for line in lines if line.pop("run") == name], history)
+        if not found or any(run[fact] != value for fact, value in facts.items()):
             wrong.append(f"the log of {first_steps.RUN}")
     return [f"{line} does not follow from plots/history.csv: `git diff HEAD`" for line in wrong]
 
@@ -110,6 +117,9 @@ def pages() -> list[str]:
             for name in ("data", "train", "test")
             if run[name] != files.read_metrics(name)
         ]
+    count = files.read_metrics("duplicates")["duplicates"]
+    if files.DUPLICATES.exists() and len(files.read_duplicates()) != count:
+        wrong.append("metrics/duplicates.json")
     readme = results.BLOCK.search(results.README.read_text())
     if not readme or readme.group() != results.block():
         wrong.append(str(results.README))
