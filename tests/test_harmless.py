@@ -106,7 +106,7 @@ def test_annotations_and_new_files_are_no_matter_of_layout() -> None:
             lambda clone: edit(
                 clone, "dvc.yaml", "      - src/cifar_resnet/training\n", "      - data/raw\n"
             ),
-            "dvc.yaml: train did not or does no longer read data/raw",
+            "dvc.yaml: train is not the stage that ran",
         ),
         (lambda clone: (clone.folder / "models/resnet50.safetensors").unlink(), "`dvc pull -r released"),
         (lambda clone: (clone.folder / "data/tensors/val.safetensors").unlink(), "`dvc repro preprocess`"),

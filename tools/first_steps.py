@@ -126,7 +126,14 @@ def compare(run: str, published: bool) -> tuple[str, list[str], list[str]]:
             return f"{FIRST + 1} steps in {_words(how)}: every digit of {same[0]['processor']}", [], []
         if any(row["processor"] == here["processor"] and row["torch"] == here["torch"] for row in unequal):
             return "", [f"the first steps are not those of this very processor: {ELSE}"], []
-    plain = [row for row in recorded if PLAIN["precision"] == row["precision"] and not row["compiled"]]
+    plain = [
+        row
+        for row in recorded
+        if row["precision"] == PLAIN["precision"]
+        and not row["compiled"]
+        and "inputs" in row
+        and len(row["totals"]) >= FIRST
+    ]
     if not plain:
         return "", [], ["no first steps are recorded for these params: `python -m tools.verify --record`"]
     found, differs = Run(PLAIN).steps(), []

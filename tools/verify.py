@@ -193,7 +193,7 @@ def check_steps(stages: dict[str, Any], epochs: int) -> Finding:
         shown += f"; {epochs} epochs are identical" if equal else ""
         if not equal and alike:
             differs = [
-                "these epochs do not give plots/history.csv or the published weights, on a machine of this kind"
+                "these epochs give other rows of plots/history.csv, or other weights than the published ones"
             ]
         elif not equal:
             unseen = [*unseen, "epochs can be compared only on the kind of machine of the published run"]
