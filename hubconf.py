@@ -50,7 +50,7 @@ def cifar10_resnet50(pretrained: bool = True) -> CIFAR10ResNet50:
     """Return the published network in evaluation mode, float32, on the CPU; or the same with random weights.
 
     The function reads models/ first, which may have a run of your own; without that file it reads released/.
-    Raises ValueError when both are missing, when a file is damaged, or when it holds another network.
+    Raises ValueError when both are missing, when a file is damaged, or when it has another network.
     """
     if not pretrained:
         return CIFAR10ResNet50(CLASSES, **IMAGENET, sha256="").eval()
@@ -65,7 +65,7 @@ def cifar10_resnet50(pretrained: bool = True) -> CIFAR10ResNet50:
     if not intact:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one it was written with")
     if about["model"] != FULL_SIZE:
-        raise ValueError(f"{path} holds {about['model']}, not the published network {FULL_SIZE}")
+        raise ValueError(f"{path} has {about['model']}, not the published network {FULL_SIZE}")
     sha256 = hashlib.sha256(content).hexdigest()
     model = CIFAR10ResNet50(about["classes"], **about["normalization"], sha256=sha256)
     model.network.load_state_dict(load(content))

@@ -109,6 +109,13 @@ class Clone:
         scratch.merge(params, changes)
         yaml.dump(params, self.folder / "params.yaml")
 
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Replace the first `old` in a file; the file may be a link into DVC's cache."""
+        text = self.read(path).decode()
+        assert old in text
+        (self.folder / path).unlink()
+        (self.folder / path).write_text(text.replace(old, new, 1))
+
     @property
     def environment(self) -> dict[str, str]:
         """The quick commands of tests.zygote first on the PATH, one thread, a cache of its own."""

@@ -105,7 +105,7 @@ def test_another_network_and_a_changed_byte_are_refused(model_file: Path, reposi
     with pytest.raises(ValueError, match="is damaged: its SHA-256"):
         load(repository)
     write_model(path, width=8)
-    with pytest.raises(ValueError, match=r"holds .*8.*, not the published network"):
+    with pytest.raises(ValueError, match=r"has .*8.*, not the published network"):
         load(repository)
 
 

@@ -51,7 +51,9 @@ def test_each_figure_of_the_claims_is_that_of_its_file_and_each_command_can_be_r
             assert (ROOT / path).exists()
         assert float(minutes.split()[0]) > 0
         if figure:
-            stated, path, key = re.fullmatch(r"([\d.]+)[^`]*`(.*)`: `(.*)`", figure).groups()  # type: ignore[union-attr]
+            match = re.fullmatch(r"([\d.]+)[^`]*`(.*)`: `(.*)`", figure)
+            assert match, line
+            stated, path, key = match.groups()
             measured = value(json.loads((ROOT / path).read_text()), key) * (100 if "%" in figure else 1)
             digits = len(stated.partition(".")[2])
             assert stated == f"{measured:.{digits}f}", line

@@ -39,14 +39,6 @@ def here(published: Clone, monkeypatch: pytest.MonkeyPatch) -> Clone:
     return published
 
 
-def edit(clone: Clone, path: str, old: str, new: str) -> None:
-    text = clone.read(path).decode()
-    assert old in text
-    target = clone.folder / path
-    target.unlink()  # it may be a link into DVC's cache
-    target.write_text(text.replace(old, new, 1))
-
-
 def verdicts(printed: str) -> dict[str, str]:
     return {name: verdict for verdict, name in re.findall(r"^(PASS|FAIL|----)  (\w+)", printed, re.MULTILINE)}
 
@@ -69,7 +61,7 @@ def test_a_published_run_is_repeated_to_the_last_digit_and_nothing_is_written(pu
     ],
 )
 def test_another_recipe_in_the_code_is_found(published: Clone, path: str, old: str, new: str) -> None:
-    edit(published, f"src/cifar_resnet/training/{path}", old, new)
+    published.edit(f"src/cifar_resnet/training/{path}", old, new)
     printed = published.run(*VERIFY, status=1)
     assert verdicts(printed) == {"lock": "FAIL", "figures": "PASS", "weights": "PASS", "steps": "FAIL"}
     assert f"src/cifar_resnet/training/{path} is not what train ran with: `make harmless`" in printed
@@ -78,15 +70,14 @@ def test_another_recipe_in_the_code_is_found(published: Clone, path: str, old: s
 
 def test_another_processor_agrees_within_rounding_and_finds_another_rate(published: Clone) -> None:
     for path in ("results/default.json", "results/default.log.jsonl"):
-        edit(published, path, '"instructions": "', '"instructions": "another than ')
+        published.edit(path, '"instructions": "', '"instructions": "another than ')
     recorded = published.folder / "results/verify.json"
     row = json.loads(recorded.read_text())[-1] | {"instructions": "another"}
     other = row | {"totals": [[loss + 1e-6, correct] for loss, correct in row["totals"]]}
     recorded.write_text(json.dumps([row, other]))
     published.run("python", "-m", "tools.results")  # the page names the processor
     assert "agrees: in float32" in published.run(*VERIFY)
-    edit(
-        published,
+    published.edit(
         "src/cifar_resnet/training/loop.py",
         "config.optimizer.lr *",
         "1.01 * config.optimizer.lr *",
@@ -106,7 +97,7 @@ def test_what_is_missing_is_fetched_or_named(published: Clone) -> None:
     printed = published.run(*VERIFY, status=3)
     assert verdicts(printed)["weights"] == "----"
     assert "models/resnet50.safetensors is missing: `dvc pull -r released" in printed
-    edit(published, "src/cifar_resnet/data/split.py", '"""', '"""More. ')
+    published.edit("src/cifar_resnet/data/split.py", '"""', '"""More. ')
     (published.folder / "data/tensors/val.safetensors").unlink()
     before = published.read("dvc.lock")
     printed = published.run(*VERIFY, status=1)
@@ -116,7 +107,7 @@ def test_what_is_missing_is_fetched_or_named(published: Clone) -> None:
 
 def test_steps_are_recorded_only_on_a_machine_that_repeats_the_published_epoch(published: Clone) -> None:
     first = published.read("plots/history.csv").decode().splitlines()[1]
-    edit(published, "plots/history.csv", first, first.replace("0.", "0.1", 1))
+    published.edit("plots/history.csv", first, first.replace("0.", "0.1", 1))
     printed = published.run(*VERIFY, "--record", status=1)
     assert "epoch 1 is not the one of plots/history.csv" in printed
 
@@ -129,7 +120,7 @@ def test_the_digests_of_files_and_folders_are_those_of_dvc(here: Clone) -> None:
     (here.folder / "src/cifar_resnet/files/.__init__.py.swp").write_text("an editor's")
     wanted = lock.code(stages, "train")
     assert lock.code_digests(list(wanted)) == wanted
-    edit(here, "src/cifar_resnet/files/params.py", '"""', '"""More. ')
+    here.edit("src/cifar_resnet/files/params.py", '"""', '"""More. ')
     scratch.commit(here.folder, "an edit")
     assert lock.code_digests(list(wanted), "HEAD") != wanted
     assert lock.code_digests(list(wanted), lock.base(wanted)) == wanted
@@ -138,9 +129,9 @@ def test_the_digests_of_files_and_folders_are_those_of_dvc(here: Clone) -> None:
 def test_the_lock_is_held_against_everything_that_it_names(here: Clone) -> None:
     stages = lock.read()
     assert not verify.check_lock(stages).differs
-    edit(here, "metrics/test.json", '"test_loss": ', '"test_loss": 1')
-    edit(here, "params.yaml", "patience: 10", "patience: 9")
-    edit(here, "dvc.yaml", "cmd: python -m stages.export", "cmd: python -O -m stages.export")
+    here.edit("metrics/test.json", '"test_loss": ', '"test_loss": 1')
+    here.edit("params.yaml", "patience: 10", "patience: 9")
+    here.edit("dvc.yaml", "cmd: python -m stages.export", "cmd: python -O -m stages.export")
     (here.folder / "plots/confusion.png").unlink()
     wrong = [line.split(":")[0] for line in verify.check_lock(stages).differs]
     assert wrong == [
@@ -166,7 +157,7 @@ def altered(
 
 
 def replaced(path: str, old: str, new: str) -> Callable[[], None]:
-    return lambda: edit(Clone.at(Path(), Path()), path, old, new)
+    return lambda: Clone.at(Path(), Path()).edit(path, old, new)
 
 
 @pytest.mark.parametrize(
@@ -205,9 +196,9 @@ def replaced(path: str, old: str, new: str) -> Callable[[], None]:
     ],
 )
 def test_a_figure_that_does_not_follow_is_named(here: Clone, alter: Callable[[], None], named: str) -> None:
-    assert not (recomputed.test_figures() + recomputed.train_figures() + recomputed.pages())
+    assert not (recomputed.check_evaluation() + recomputed.check_training() + recomputed.check_pages())
     alter()
-    found = recomputed.test_figures() + recomputed.train_figures() + recomputed.pages()
+    found = recomputed.check_evaluation() + recomputed.check_training() + recomputed.check_pages()
     assert any(named in line for line in found), found
 
 
@@ -277,7 +268,7 @@ def test_a_run_ends_in_its_own_weights_only(here: Clone) -> None:
 def test_a_lock_that_names_less_and_files_that_take_the_place_of_others_are_found(here: Clone) -> None:
     stages = lock.read()
     stages["train"]["deps"] = [entry for entry in stages["train"]["deps"] if "training" not in entry["path"]]
-    assert "train is not the stage that ran" in str(lock.changed_settings(stages, "train"))
+    assert "train depends on other code than in dvc.lock" in str(lock.changed_code(stages, "train"))
     stages = lock.read()
     del stages["duplicates"]["params"]
     assert "duplicates is not the stage that ran" in str(lock.changed_settings(stages, "duplicates"))

@@ -2,7 +2,7 @@
 
 On the kind of processor of a recorded machine they are computed as there, and every digit has to be the same.
 Elsewhere they are computed in float32 and not compiled, which takes seconds: then images and labels are the
-same everywhere, and losses differ by rounding alone. results/verify.json has them of several processors.
+same everywhere, and losses differ only by rounding. results/verify.json has them of several processors.
 """
 
 import hashlib
@@ -34,13 +34,8 @@ FIRST = 3  # steps; one more is computed as if it were a step of the last epoch
 ROUNDING = 2e-6  # of a running loss; twice the range over the recorded processors, if that is more
 LIMIT = 0.02  # the most that the range may allow
 UNKNOWN = 1e-4  # the same where one processor is recorded
-KIND = (
-    "device",
-    "instructions",
-    "special",
-    "torch",
-    "cudnn",
-)  # decide bits; other facts of a processor rarely
+# What decides bits; other facts of a processor do so rarely.
+KIND = ("device", "instructions", "special", "torch", "cudnn")
 PLAIN = {"precision": "torch.float32", "compiled": False, "threads": None}
 ELSE = "the code trains something else, `git diff HEAD src`"
 Row = dict[str, Any]  # facts of a machine, perhaps with its steps
@@ -71,8 +66,6 @@ class Run:
         `inputs`: SHA-256 of the augmented images (uint8) and labels (int64) of the first three. `totals`: sum
         of losses and count of right answers after each. `state`: SHA-256 of weights and average at the end.
         """
-        if steps_per_epoch(self.config, len(self.images.labels)) <= FIRST:
-            raise UserError(f"an epoch has no more than {FIRST} steps, too few to compare")
         order, draws, _ = epoch_inputs(self.config, 0, self.images.images, ALONE)
         inputs, state, totals = hashlib.sha256(), hashlib.sha256(), []
         for step in range(FIRST):
@@ -116,6 +109,8 @@ def compare(run: str, published: bool) -> tuple[str, list[str], list[str]]:
     `run`: the digest of params and tensors; `published`: whether they are those of the published run.
     """
     recorded, here = _rows(run, published), facts(device.select_device("auto"))
+    if any(len(row["totals"]) < FIRST for row in recorded):
+        return "", [f"{RECORDED}: a row has fewer than {FIRST} steps: `git diff HEAD results`"], []
     alike = [row for row in recorded if _kind(row) == _kind(here)]
     if alike:
         how = {name: alike[0][name] for name in PLAIN}
@@ -129,10 +124,7 @@ def compare(run: str, published: bool) -> tuple[str, list[str], list[str]]:
     plain = [
         row
         for row in recorded
-        if row["precision"] == PLAIN["precision"]
-        and not row["compiled"]
-        and "inputs" in row
-        and len(row["totals"]) >= FIRST
+        if row["precision"] == PLAIN["precision"] and not row["compiled"] and "inputs" in row
     ]
     if not plain:
         return "", [], ["no first steps are recorded for these params: `python -m tools.verify --record`"]
@@ -157,7 +149,7 @@ def compare(run: str, published: bool) -> tuple[str, list[str], list[str]]:
 
 
 def compare_epochs(count: int) -> tuple[str, bool, bool]:
-    """Return the published epochs beside those of this machine, whether all digits are equal, have to be."""
+    """Return both histories as text, whether all digits are equal, and whether they have to be."""
     row = published_hardware() or PLAIN
     run = Run({name: row[name] for name in PLAIN})
     ours = pd.read_csv(io.StringIO(run.epochs(count)[0].to_csv(index=False)), dtype=str)
@@ -171,8 +163,11 @@ def compare_epochs(count: int) -> tuple[str, bool, bool]:
 def record(run: str, published: bool) -> None:
     """Add the first steps on this machine to results/; on that of the published run its first epoch too.
 
-    Raises UserError when that epoch is not the one of plots/history.csv.
+    Raises UserError when that epoch is not the one of plots/history.csv, or when an epoch has too few steps.
     """
+    config, data = files.read_params("train", TrainConfig), files.read_metrics("data")
+    if steps_per_epoch(config, data["train_images"]) <= FIRST:
+        raise UserError(f"an epoch has no more than {FIRST} steps, too few to compare")
     row = published_hardware() if published else None
     ways = [PLAIN]
     if row and row["processor"] == machine.processor():

@@ -1,6 +1,6 @@
 """Prove that an edit of code changes no bit of what `train` computes, and put the new code into dvc.lock.
 
-An edit of comments, docstrings and layout alone is proved by the syntax trees. Any other one is proved by two
+An edit of only comments, docstrings and layout is proved by the syntax trees. Any other edit is proved by two
 runs of the stage, with the code of the locked run and with the code here, on the same few images: model,
 history and metrics have to have the same bytes. With --epochs the first epochs at full size have to be the
 same, too. Where dvc.lock has no run of train, the edit is compared with a commit, and nothing is written.
@@ -8,19 +8,16 @@ same, too. Where dvc.lock has no run of train, the edit is compared with a commi
 
 import argparse
 import ast
-import io
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from cifar_resnet import files
 from cifar_resnet.files.params import UserError
@@ -36,7 +33,7 @@ OUTPUTS = (files.MODEL, Path("plots/history.csv"), Path("metrics/train.json"))
 def refuse(stages: dict[str, Any]) -> None:
     """Raise UserError when more than the code differs from the locked run, or a file of it is not here."""
     if wrong := lock.changed_settings(stages, "train"):
-        raise UserError(f"{wrong[0]}; that is no edit of code alone")
+        raise UserError(f"{wrong[0]}; not only code was edited")
     if lock.git("status", "--porcelain", "--", str(lock.LOCK)).strip():
         raise UserError("dvc.lock is not committed: commit it, or `git checkout dvc.lock`")
     train, remedies = stages["train"], {files.MODEL: f"dvc pull -r released {files.MODEL}"}
@@ -71,8 +68,9 @@ def _tree(code: bytes) -> str:
 def prepare(folder: Path, commit: str | None, changes: dict[str, Any], tensors: Path) -> None:
     """Put the code of a commit or of here into `folder`, with the params.yaml of here and `changes`."""
     if commit:
-        with tarfile.open(fileobj=io.BytesIO(scratch.git_bytes(Path(), "archive", commit))) as archive:
-            archive.extractall(folder, filter="data")
+        for name, content in lock.contents(["."], commit).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
     else:
         scratch.clone(folder, {})
     for path in OUTPUTS:  # of the commit
@@ -137,12 +135,6 @@ def find_base(stages: dict[str, Any], commit: str | None) -> str:
     return found
 
 
-def code_of(pipeline: bytes) -> set[str]:
-    """Return what train reads and no stage makes. `pipeline`: a dvc.yaml."""
-    stages = yaml.safe_load(pipeline)["stages"]
-    return set(stages["train"]["deps"]).difference(*map(lock.outs, stages.values()))
-
-
 def prove(base: str, epochs: int | None) -> str:
     """Compare runs of both codes and return what the comparison was."""
     row, config = first_steps.published_hardware(), files.read_params("train", TrainConfig)
@@ -198,9 +190,8 @@ def main() -> None:
         if locked:
             refuse(stages)
         base = find_base(stages, options.base)
-        here = code_of(Path("dvc.yaml").read_bytes())
-        then = code_of(lock.git("show", f"{base}:dvc.yaml").encode())
-        before, after = lock.contents(then, base), lock.contents(here)
+        before = lock.contents(lock.declared_code("train", base), base)
+        after = lock.contents(lock.declared_code("train"))
         if before == after:
             print(f"train has the code of {base[:9]}: nothing to prove")
             return
@@ -213,8 +204,8 @@ def main() -> None:
             print("dvc.lock has no run of train, so nothing was written")
             return
         record()
-        trailer = f"Same-bits: train base={base[:9]} {how}"
-        print(f"dvc.lock has the new code. Commit both:\n\n  git commit --all --trailer '{trailer}'\n")
+        print(f"dvc.lock has the new code:\n\n  git add dvc.lock dvc.yaml {' '.join(changed)}")
+        print(f"  git commit --trailer 'Same-bits: train base={base[:9]} {how}'\n")
         print("evaluate and export share code with train: `dvc repro && git diff --exit-code metrics plots`")
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
 
+import yaml
+
 from cifar_resnet import files
 from tools import scratch
 
@@ -35,7 +37,7 @@ def code(stages: Mapping[str, Stage], name: str) -> dict[str, str]:
 
 
 def identity(stages: Mapping[str, Stage]) -> tuple[str, bool]:
-    """Return a digest of all that decides training beside code, and whether the locked run has the same."""
+    """Return a digest of all that decides training except code, and whether the locked run has the same."""
     section, outs = files.read_section("train"), digests(stages["preprocess"]["outs"])
     tensors = {path: md5 for path, md5 in outs.items() if "/tensors/" in path}
     text = json.dumps([section, tensors], sort_keys=True)
@@ -53,12 +55,11 @@ def changed_settings(stages: Mapping[str, Stage], name: str) -> list[str]:
     stage, declared, wrong = stages[name], files.read_yaml(Path("dvc.yaml"))["stages"].get(name, {}), []
     params = files.read_yaml(Path("params.yaml"))
     ran_with = stage.get("params", {}).get("params.yaml", {})
-    folder = "${fetch.folder}"  # the only name in dvc.yaml that is one of params.yaml
-    deps = {params["fetch"]["folder"] if path == folder else path for path in declared.get("deps", [])}
+    deps = digests(stage.get("deps", []))
     same = (
         stage["cmd"] == declared.get("cmd"),
         digests(stage["outs"]).keys() == outs(declared),
-        digests(stage.get("deps", [])).keys() == deps,
+        deps.keys() - code(stages, name).keys() == set(declared.get("deps", [])) - declared_code(name),
         ran_with.keys() == set(declared.get("params", [])),
     )
     if not all(same):
@@ -69,7 +70,7 @@ def changed_settings(stages: Mapping[str, Stage], name: str) -> list[str]:
     made = {path: md5 for other in stages.values() for path, md5 in digests(other["outs"]).items()}
     return wrong + [
         f"{path} was another file when {name} read it: dvc.lock is not of one run, `dvc repro`"
-        for path, md5 in digests(stage.get("deps", [])).items()
+        for path, md5 in deps.items()
         if made.get(path, md5) != md5
     ]
 
@@ -77,12 +78,23 @@ def changed_settings(stages: Mapping[str, Stage], name: str) -> list[str]:
 def changed_code(stages: Mapping[str, Stage], name: str) -> list[str]:
     """Return which code of a locked stage is not what it ran with."""
     wanted = code(stages, name)
+    folder = files.read_section("fetch")["folder"]  # the one name in dvc.yaml that comes from params.yaml
+    declared = {folder if path == "${fetch.folder}" else path for path in declared_code(name)}
+    if wanted.keys() != declared:
+        return [f"dvc.yaml: {name} depends on other code than in dvc.lock: `git diff HEAD dvc.yaml dvc.lock`"]
     here = code_digests(list(wanted))
     changed = [path for path in wanted if here.get(path) != wanted[path]]
     commit = base(wanted) if changed else None
     names = git("diff", "--name-only", commit, "--", *changed).split() if commit else []
     remedy = "`make harmless` if that changes no result" if name == "train" else f"`dvc repro {name}`"
     return [f"{path} is not what {name} ran with: {remedy}" for path in names or changed]
+
+
+def declared_code(name: str, commit: str | None = None) -> set[str]:
+    """Return what a stage of dvc.yaml, here or in a commit, depends on and no stage makes."""
+    content = git("show", f"{commit}:dvc.yaml") if commit else Path("dvc.yaml").read_text()
+    stages = yaml.safe_load(content)["stages"]
+    return set(stages[name]["deps"]).difference(*map(outs, stages.values()))
 
 
 def outs(declared: Stage) -> set[str]:

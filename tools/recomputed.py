@@ -16,7 +16,7 @@ DIGITS = 1e-9  # relative: what reading a CSV may change
 ROUNDED = 2e-6  # means of columns that plots/predictions.csv has with six digits
 
 
-def test_figures() -> list[str]:
+def check_evaluation() -> list[str]:
     """Return what of metrics/test.json and of its tables does not follow from plots/predictions.csv."""
     table, test = files.read_table("predictions"), files.read_metrics("test")
     names = files.read_table("per_class")["class"].to_list()
@@ -80,7 +80,7 @@ def _subsets(hits: torch.Tensor) -> pd.DataFrame:
     return table if there else table[table["images_left"] != subsets.OURS].reset_index(drop=True)
 
 
-def train_figures() -> list[str]:
+def check_training() -> list[str]:
     """Return what of metrics/train.json, the run's log and its first steps is not plots/history.csv's."""
     history, train = files.read_table("history"), files.read_metrics("train")
     config, wrong = files.read_params("train", TrainConfig), []
@@ -107,7 +107,7 @@ def train_figures() -> list[str]:
     return [f"{line} does not follow from plots/history.csv: `git diff HEAD`" for line in wrong]
 
 
-def pages() -> list[str]:
+def check_pages() -> list[str]:
     """Return which record and which page does not say what metrics/, plots/ and results/ say."""
     wrong = []
     if first_steps.RUN.exists():
