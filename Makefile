@@ -12,7 +12,8 @@ help:  ## this list
 READY := $(if $(wildcard .venv/ready),$(or $(shell cat .venv/ready),default))
 TORCH ?= $(or $(READY),default)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-PIP := .venv/bin/pip install --quiet --disable-pip-version-check
+# uv takes a quarter of pip's time. What has to be built is built with the lock's setuptools.
+INSTALL := .venv/bin/uv pip install --system-certs --python .venv/bin/python --no-build-isolation
 # Of PyTorch on Linux: what the CPU index has itself, and what only the CUDA build needs.
 CUDA := torch|torchvision|triton|cuda-.*|nvidia-.*
 
@@ -27,14 +28,16 @@ endif
 		{ echo "error: $(PYTHON) is $$($(PYTHON) --version), this project needs Python 3.11 or 3.12: make setup PYTHON=python3.12"; exit 1; }
 	@case "$(TORCH)" in default|cpu) ;; *) echo "error: TORCH is $(TORCH), and has to be cpu or default"; exit 1;; esac
 	$(PYTHON) -m venv $(CLEAR) .venv
+	awk '/^[a-z]/ {keep = $$1 ~ /^(uv|setuptools)==/} keep' requirements.lock > .venv/first.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .venv/first.lock
 ifeq ($(TORCH)-$(shell uname),cpu-Linux)
 	awk '/^[a-z]/ {keep = $$1 !~ /^($(CUDA))==/} keep' requirements.lock > .venv/requirements.lock
-	$(PIP) --no-deps --index-url $(TORCH_INDEX) $$(grep -oE '^(torch|torchvision)==[^ ]+' requirements.lock)
-	$(PIP) --no-deps --require-hashes -r .venv/requirements.lock
+	$(INSTALL) --no-deps --index-url $(TORCH_INDEX) $$(grep -oE '^(torch|torchvision)==[^ ]+' requirements.lock)
+	$(INSTALL) --no-deps --require-hashes -r .venv/requirements.lock
 else
-	$(PIP) --require-hashes -r requirements.lock
+	$(INSTALL) --require-hashes -r requirements.lock
 endif
-	$(PIP) --no-deps --no-build-isolation -e .
+	$(INSTALL) --no-deps -e .
 	python -m tools.plots_page
 	echo $(TORCH) > $@
 
@@ -59,7 +62,14 @@ verify: setup  ## check the published result here; EPOCHS=1: train an epoch too;
 harmless: setup  ## prove that an edit of train's code changes no bit, then put it into dvc.lock; EPOCHS=1; BASE=COMMIT
 	python -m tools.harmless $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BASE),--base $(BASE))
 
-lint: setup  ## linter, types, import contract
+# The most lines of Python: what a reader has to read; the benchmarks; the tests.
+SIZES := 6500:hubconf.py,src,stages,tools 700:benchmarks 7600:tests
+
+lint: setup  ## linter, types, import contract, sizes
+	@for size in $(SIZES); do \
+		lines=$$(find $$(echo $${size#*:} | tr , ' ') -name '*.py' | xargs cat | wc -l); \
+		[ $$lines -le $${size%%:*} ] || { echo "error: $${size#*:} have $$lines lines, allowed are $${size%%:*}"; exit 1; }; \
+	done
 	ruff check .
 	ruff format --check .
 	mypy
