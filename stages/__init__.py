@@ -5,7 +5,3 @@ from pathlib import Path
 
 # A clone runs its own library, whichever other one is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
-
-from cifar_resnet.process import memory
-
-memory.restart()  # here, before a stage imports PyTorch

@@ -2,14 +2,14 @@
 
 import torch
 
-from cifar_resnet import files
+from cifar_resnet import files, params
 from cifar_resnet.data import duplicates, pairs
 from cifar_resnet.images import Images, concatenate
 from cifar_resnet.process import command
 
 
 def main() -> None:
-    config = files.read_params("duplicates", duplicates.DuplicatesConfig)
+    config = params.read("duplicates", duplicates.DuplicatesConfig)
     torch.set_num_threads(1)  # many short operations: two threads took four times the CPU time of one
     splits = [files.read_tensors(files.tensors_path(name)) for name in ("train", "val", "test")]
     class_names = splits[0][1]["classes"]
@@ -17,7 +17,7 @@ def main() -> None:
     known = concatenate([train, val])
     found = duplicates.find_duplicates(test.images, known.images, config)
     table = pairs.table(found, test.labels, known.labels, class_names)
-    files.write_duplicates(table)
+    files.write_csv(files.DUPLICATES, table)
     metrics = {
         "duplicates": len(table),
         "duplicates_share": len(table) / len(test.labels),

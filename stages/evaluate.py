@@ -1,20 +1,19 @@
 """Measure the trained network on the test images and show where it errs."""
 
-from cifar_resnet import files
+from cifar_resnet import files, numerics, params
+from cifar_resnet.errors import UserError
 from cifar_resnet.evaluation import figures, metrics, subsets
-from cifar_resnet.files.params import UserError
 from cifar_resnet.images import Images
-from cifar_resnet.network import device, inference
+from cifar_resnet.network import inference
 from cifar_resnet.network.classifier import read_classifier
-from cifar_resnet.process import checkpoint, command, gpus
+from cifar_resnet.process import command, memory, resume
 
 
 def main() -> None:
-    config = files.read_params("evaluate", metrics.EvaluateConfig)
-    checkpoint.forget_recorded(checkpoint.folder_of_runs())
-    device.make_deterministic(True)
-    target = gpus.take(config.device)
-    dtype = device.autocast_dtype(config.precision, target)
+    config = params.read("evaluate", metrics.EvaluateConfig)
+    resume.forget_recorded()
+    target, dtype, *_ = numerics.choose(config.device, config.precision)
+    memory.keep(target)
     model, normalization, class_names, _ = read_classifier(files.MODEL, target)
     tensors, about = files.read_tensors(files.tensors_path("test"))
     if about["classes"] != class_names:
@@ -22,7 +21,7 @@ def main() -> None:
             f"{files.MODEL} was trained on {class_names}, the test images are of {about['classes']}"
         )
     test = Images(**tensors)
-    with device.naming_memory("evaluate", config.batch_size):
+    with memory.explain_out_of_memory("evaluate", config.batch_size):
         batches = test.images.split(config.batch_size)
         logits = inference.predict_all(model, batches, normalization, dtype)
         measured = metrics.evaluate(logits, test.labels)
@@ -30,26 +29,26 @@ def main() -> None:
             mirrored = (images.flip(3) for images in batches)
             both = logits + inference.predict_all(model, mirrored, normalization, dtype)
             measured["test_accuracy_with_flip"] = metrics.accuracy(both, test.labels)
-    excluded = subsets.exclusions(
-        files.read_section("fetch")["dataset"], files.read_duplicates()["test_index"]
+    excluded = subsets.excluded_indices(
+        params.read_section("fetch")["dataset"], files.read_csv(files.DUPLICATES)["test_index"]
     )
     hits = logits.argmax(1) == test.labels
-    others = subsets.without(excluded[subsets.OURS], len(hits))
+    others = subsets.mask_without(excluded[subsets.NEAR_DUPLICATES], len(hits))
     measured["test_deduplicated"] = metrics.accuracy(logits[others], test.labels[others])
     files.write_metrics("test", measured)
     files.write_table("subsets", subsets.accuracies(hits, excluded))
     probabilities = logits.double().softmax(1)  # as the calibration error is computed
     matrix = metrics.confusion_matrix(logits.argmax(1), test.labels, len(class_names))
-    predictions = metrics.predictions(
+    predictions = metrics.prediction_table(
         logits, test.labels, class_names, excluded.get(subsets.REJECTED, subsets.NONE)
     )
     files.write_table("predictions", predictions)
     files.write_table("reliability", metrics.reliability(probabilities, test.labels))
     files.write_table("per_class", metrics.per_class(matrix, class_names))
     files.write_table("confusions", metrics.confusions(matrix, class_names))
-    files.write_figure("curves", figures.curves(files.read_table("history")))
+    best_epoch = files.read_metrics("train")["best_epoch"]
+    files.write_figure("curves", figures.curves(files.read_table("history"), best_epoch))
     files.write_figure("confusion", figures.confusion(matrix, class_names))
-    files.write_figure("doubted", figures.doubted(test, probabilities, class_names))
     files.write_figure("mistakes", figures.mistakes(test, probabilities, class_names))
     print(f"test accuracy {measured['test_accuracy']:.2%}, loss {measured['test_loss']:.4f}")
     print("labels to look at again: the least probable ones of plots/predictions.csv")

@@ -2,7 +2,7 @@
 
 import torch
 
-from cifar_resnet import files
+from cifar_resnet import files, params
 from cifar_resnet.network.classifier import read_classifier
 from cifar_resnet.network.inference import predict_all
 from cifar_resnet.process import command
@@ -12,7 +12,7 @@ BATCH = 50  # images run at once; the result does not depend on it
 
 
 def main() -> None:
-    config = files.read_params("export", onnx_export.ExportConfig)
+    config = params.read("export", onnx_export.ExportConfig)
     model, normalization, class_names, size = read_classifier(files.MODEL, torch.device("cpu"))
     _, about = files.read_tensors(files.MODEL)
     images = files.read_tensors(files.tensors_path("test"))[0]["images"][: config.images]
@@ -41,8 +41,8 @@ def main() -> None:
     }
     text = card.model_card(
         network=model,
-        dataset=files.read_section("fetch")["dataset"],
-        hyperparameters=files.read_section("train"),
+        dataset=params.read_section("fetch")["dataset"],
+        hyperparameters=params.read_section("train"),
         about=about,
         results=results | metrics,
         per_class=files.read_table("per_class"),

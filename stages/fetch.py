@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from cifar_resnet import files
+from cifar_resnet import files, params
 from cifar_resnet.data import checksums, folder
 from cifar_resnet.data.sources import FetchConfig, fetch_cifar10
 from cifar_resnet.data.synthetic import synthetic_files
@@ -12,13 +12,14 @@ from cifar_resnet.process import command
 
 
 def main() -> None:
-    config = files.read_params("fetch", FetchConfig)
+    config = params.read("fetch", FetchConfig)
     unused = files.RAW if config.dataset == "folder" else files.PICTURES
     if config.dataset == "folder":
         print(folder.copy(Path(config.folder), files.PICTURES))
     elif config.dataset == "synthetic":
-        for name, content in synthetic_files(config.synthetic).items():
-            files.write_bytes(files.RAW / name, content)
+        with files.replacing_folder(files.RAW) as new:
+            for name, content in synthetic_files(config.synthetic).items():
+                (new / name).write_bytes(content)
         print(f"drew {config.synthetic.train_images} training and {config.synthetic.test_images} test images")
     else:
         first = os.environ.get("CIFAR10_SOURCE")

@@ -22,7 +22,7 @@ class Images(NamedTuple):
         """Return the same images with the channels of a pixel side by side in memory."""
         return Images(self.images.contiguous(memory_format=torch.channels_last), self.labels)
 
-    def rows(self, index: Tensor) -> "Images":
+    def select(self, index: Tensor) -> "Images":
         """Return some of the images."""
         return Images(self.images[index], self.labels[index])
 
@@ -33,13 +33,13 @@ def concatenate(batches: Iterable[Images]) -> Images:
     return Images(torch.cat(images), torch.cat(labels))
 
 
-def shorten(text: str, longest: int = 20) -> str:
+def truncate(text: str, longest: int = 20) -> str:
     """Return each line of `text` cut to `longest` characters, the last of which then is an ellipsis."""
     lines = (line if len(line) <= longest else f"{line[: longest - 1]}…" for line in text.split("\n"))
     return "\n".join(lines)
 
 
-def titled(images: Tensor, titles: list[str], columns: int, heading: str) -> Figure:
+def image_grid(images: Tensor, titles: list[str], columns: int, heading: str) -> Figure:
     """Show (N, 3, H, W) uint8 images with a title above each."""
     rows = -(-len(images) // columns)
     width = 1.35 * images.shape[-1] / images.shape[-2]
@@ -50,5 +50,5 @@ def titled(images: Tensor, titles: list[str], columns: int, heading: str) -> Fig
         axes.set_axis_off()
         if cell < len(images):
             axes.imshow(images[cell].permute(1, 2, 0).numpy(), interpolation="nearest")
-            axes.set_title(shorten(titles[cell]), fontsize=8)
+            axes.set_title(truncate(titles[cell]), fontsize=8, parse_math=False)  # $ is a $
     return figure

@@ -8,10 +8,11 @@ import torch
 def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     """Return a CPU generator that depends on its arguments alone.
 
-    `purpose` says what is drawn ("shuffle", "augmentation"), `index` which time (the epoch). Any two
-    different argument tuples give unrelated streams: the generator is seeded from their SHA-256 (32 bits
-    of which reach PyTorch's CPU generator), much as JAX derives keys by `fold_in`. Draws are made on the
-    CPU so that every device sees the same ones.
+    `purpose` says what is drawn: "initialization" (training/state.py), "shuffle", "augmentation", "mixing"
+    (`epoch_plan` in training/loop.py), "split", "sample" (preprocess). `index` is the epoch. Any two
+    different argument tuples almost surely give different streams: their SHA-256 is the seed, of which
+    PyTorch's CPU generator takes 32 bits. JAX derives keys so by `fold_in`. Draws are made on the CPU, so
+    every device sees the same ones.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

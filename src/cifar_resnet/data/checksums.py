@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from cifar_resnet import files
-from cifar_resnet.files.params import UserError
+from cifar_resnet.errors import UserError
 
 NAME = "SHA256SUMS"
 

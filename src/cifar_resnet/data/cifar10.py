@@ -10,7 +10,7 @@ import torch
 
 from cifar_resnet import files
 from cifar_resnet.data import checksums
-from cifar_resnet.files.params import UserError
+from cifar_resnet.errors import ParamsError
 from cifar_resnet.images import Images, concatenate
 
 TRAIN_BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
@@ -68,7 +68,7 @@ def read_cifar10(image_size: int) -> tuple[list[str], Images, Images]:
     `image_size`: only 32 is right.
     """
     if image_size != IMAGE_SIZE:
-        raise UserError(
+        raise ParamsError(
             f"preprocess.image_size must be {IMAGE_SIZE} (it is {image_size}), as the images of this dataset"
             " have no other size; pictures of your own (fetch.dataset: folder) are resized"
         )

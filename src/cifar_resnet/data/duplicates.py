@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, normalize
 from torchvision.transforms.v2.functional import resize
 
-from cifar_resnet.files.params import Config
+from cifar_resnet.params import Config
 
 GRID = 6  # by 6 fields of colour: coarse, so that a zoom or shift leaves most of each field in place
 CANDIDATES = 20  # training images that are laid over each test image; 97 % of the listed ones are among them

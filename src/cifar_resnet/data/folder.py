@@ -4,24 +4,28 @@ import os
 import shutil
 from io import BytesIO
 from pathlib import Path
+from unicodedata import category, normalize
 
 import torch
-from torchvision.datasets.folder import make_dataset
 from tqdm import tqdm
 
+from cifar_resnet import files
 from cifar_resnet.data import checksums
-from cifar_resnet.data.pictures import UnreadableError, extensions, read
-from cifar_resnet.files.params import UserError
+from cifar_resnet.data.pictures import UnreadableError, extensions, is_picture, read
+from cifar_resnet.errors import UserError
 from cifar_resnet.images import Images
 
 SPLITS = ("train", "test")
-COPIES = 4  # of the images that are in memory while they are split and written
+SHOWN = 10  # names in a message
+UNSHOWN = {"Cc", "Cs"}  # categories of Unicode: control characters, bytes that are no text
+MEMORY_FACTOR = 4  # of the images that are in memory while they are split and written
 
 
 def class_names(folder: Path) -> list[str]:
     """Return the names of the classes, sorted: the folders in train, and the same in test.
 
-    Raises UserError when there are fewer than two or when train and test have not the same.
+    Raises UserError when there are fewer than two, when train and test have not the same, or when a name
+    cannot be shown or looks like another one.
     """
     found = {}
     for split in SPLITS:
@@ -30,12 +34,17 @@ def class_names(folder: Path) -> list[str]:
         inner = (path.name for path in (folder / split).iterdir() if path.is_dir())
         found[split] = {name for name in inner if not name.startswith(".")}
     every = sorted(set.union(*found.values()))
+    if odd := [ascii(name) for name in every if any(category(char) in UNSHOWN for char in name)]:
+        raise UserError(f"{folder}: a class's name must be text without control characters, not {_some(odd)}")
+    forms = {normalize("NFC", name): name for name in every}
+    if twins := [ascii(name) for name in every if forms[normalize("NFC", name)] != name]:
+        raise UserError(f"{folder}: {_some(twins)} is there in two spellings of Unicode: rename the folders")
     missing = [str(folder / split / name) for split in SPLITS for name in every if name not in found[split]]
     if missing:
-        raise UserError(f"train and test must have the same classes; not there: {', '.join(missing)}")
-    if len(found["train"]) < 2:
+        raise UserError(f"train and test must have the same classes; not there: {_some(missing)}")
+    if len(every) < 2:
         raise UserError(f"{folder / 'train'} must have at least two folders, one for each class")
-    return sorted(found["train"])
+    return every
 
 
 def pictures(folder: Path, split: str, classes: list[str]) -> list[tuple[Path, int]]:
@@ -43,47 +52,70 @@ def pictures(folder: Path, split: str, classes: list[str]) -> list[tuple[Path, i
 
     A picture is a file, in the folder of its class or below, that is named as a format which Pillow reads.
     """
-    labels = {name: label for label, name in enumerate(classes)}
-    found = make_dataset(folder / split, labels, tuple(extensions()), allow_empty=True)
-    if empty := [name for name, label in labels.items() if label not in {label for _, label in found}]:
-        raise UserError(f"{folder / split} has no picture of {', '.join(empty)}")
-    return [(Path(path), label) for path, label in found]
+    known, root, found = extensions(), folder.resolve(), []
+    for label, name in enumerate(classes):
+        paths = _files(folder / split / name, root)
+        found += [(path, label) for path in paths if path.name.lower().endswith(known)]
+    if empty := sorted(set(classes) - {classes[label] for _, label in found}):
+        raise UserError(f"{folder / split} has no picture of {_some(empty)}")
+    return found
+
+
+def _files(folder: Path, root: Path) -> list[Path]:
+    """Return all files in `folder` and below, sorted, those in hidden folders left out.
+
+    Links to folders are followed, each folder once. Raises UserError for one that leads out of `root`.
+    """
+    found, seen = [], set()
+    for place, below, names in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        if not real.is_relative_to(root):
+            raise UserError(f"{place} is a link to a folder elsewhere: put a copy of {real} in its place")
+        below[:] = sorted(name for name in below if not name.startswith(".")) if real not in seen else []
+        found += [(place, name) for name in names] if real not in seen else []
+        seen.add(real)
+    return [Path(*pair) for pair in sorted(found)]
 
 
 def copy(source: Path, destination: Path) -> str:
     """Copy the pictures of both splits and write their SHA-256; return what there is, in words.
 
-    Raises UserError as `class_names` and `pictures` do. Until all is copied, `destination` stays as it is.
+    Raises UserError as `class_names` and `pictures` do, and for a picture that is a link to something else.
+    Until all is copied, `destination` stays as it is.
     """
-    classes = class_names(source)
+    classes, root = class_names(source), source.resolve()
     found = {split: pictures(source, split, classes) for split in SPLITS}
-    new = destination.with_name(f".{destination.name}.tmp")
-    shutil.rmtree(new, ignore_errors=True)
-    for path, _ in (picture for split in found.values() for picture in split):
-        target = new / path.relative_to(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-    checksums.write(new)
-    shutil.rmtree(destination, ignore_errors=True)
-    new.rename(destination)
-    counts = ", ".join(f"{len(listed)} {split}" for split, listed in found.items())
-    return f"{counts} pictures of {len(classes)} classes from {source}" + _left_out(source, classes, found)
-
-
-def _left_out(source: Path, classes: list[str], found: dict[str, list[tuple[Path, int]]]) -> str:
-    """What the folders of classes hold beside pictures, in words: perhaps photos in a format of their own."""
-    known = {path for listed in found.values() for path, _ in listed}
+    listed = [path for split in found.values() for path, _ in split]
+    for path in listed:
+        if any(category(char) == "Cc" for char in path.name):
+            raise UserError(f"{str(path)!r} has a control character in its name: rename it")
+        if not path.is_file() or not (path.resolve().is_relative_to(root) or is_picture(path)):
+            raise UserError(f"{path} leads to no picture ({os.path.realpath(path)}): remove it")
+    with files.replacing_folder(destination) as new:
+        for path in listed:
+            target = new / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        checksums.write(new)
     inside = (source / split / name for split in SPLITS for name in classes)
-    others = sorted({path for folder in inside for path in folder.rglob("*") if path.is_file()} - known)
-    if not others:
-        return ""
-    return f"; not named as pictures, and left out: {len(others)} of the files there, such as {others[0]}"
+    others = sorted({path for folder in inside for path in _files(folder, root)} - set(listed))
+    counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in found.items())
+    told = f"{counts} pictures of {len(classes)} classes from {source}"
+    if others:  # perhaps photos in a format of their own
+        told += (
+            f"; not named as pictures, and left out: {len(others)} of the files there, such as {others[0]}"
+        )
+    return told
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
 
 
 def read_pictures(folder: Path, image_size: int) -> tuple[list[str], Images, Images]:
     """Return the class names and the training and test images of what `copy` made.
 
-    `image_size`: S of (N, 3, S, S), in pixels. Raises UserError that names every picture which cannot be
+    `image_size`: S of (N, 3, S, S), in pixels. Raises UserError that names pictures which cannot be
     read, or when the images are too many for this machine's memory.
     """
     classes = class_names(folder)
@@ -103,14 +135,14 @@ def read_pictures(folder: Path, image_size: int) -> tuple[list[str], Images, Ima
         splits.append(Images(images, torch.tensor([label for _, label in listed])))
     if broken:
         raise UserError(
-            f"{len(broken)} of {sum(map(len, found.values()))} pictures cannot be read: {', '.join(broken)};"
+            f"{len(broken)} of {sum(map(len, found.values()))} pictures cannot be read: {_some(broken)};"
             " mend or remove them where they come from (fetch.folder), then run `dvc repro`"
         )
     return classes, splits[0], splits[1]
 
 
 def _check_memory(count: int, size: int) -> None:
-    needed = COPIES * count * 3 * size**2
+    needed = MEMORY_FACTOR * count * 3 * size**2
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > memory:
         raise UserError(

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cifar_resnet.data.duplicates import Duplicates
-from cifar_resnet.images import titled
+from cifar_resnet.images import image_grid
 
 
 def table(
@@ -41,4 +41,4 @@ def figure(test: Tensor, train: Tensor, score: Tensor, count: int = 40) -> Figur
 def side_by_side(left: Tensor, right: Tensor, titles: list[str], heading: str) -> Figure:
     """Show pairs of images, (N, 3, H, W) uint8, under their titles."""
     gap = torch.full_like(left[..., :2], 255)
-    return titled(torch.cat([left, gap, right], dim=3), titles, columns=5, heading=heading)
+    return image_grid(torch.cat([left, gap, right], dim=3), titles, columns=5, heading=heading)

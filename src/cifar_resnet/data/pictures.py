@@ -3,6 +3,7 @@
 import warnings
 from functools import cache
 from io import BytesIO
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -11,6 +12,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 WHITE = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535, "F": 1}  # grey of more than 8 bits
+
+
+PROGRAMS = {"EPS", "PDF"}  # Pillow reads EPS by Ghostscript, which runs what the file says
 
 
 class UnreadableError(ValueError):
@@ -78,7 +82,7 @@ def read(file: BinaryIO, size: int) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what it reads nevertheless
-            with Image.open(file) as image:
+            with Image.open(file, formats=_formats()) as image:
                 return convert(image, size)
     except UnidentifiedImageError:
         raise UnreadableError("not a picture in a format that Pillow reads") from None
@@ -86,7 +90,23 @@ def read(file: BinaryIO, size: int) -> Tensor:
         raise UnreadableError(str(error) or type(error).__name__) from error
 
 
-def extensions() -> set[str]:
-    """Return the file name extensions, such as ".png", of what Pillow can read."""
-    formats = Image.registered_extensions().items()
-    return {name for name, kind in formats if kind in Image.OPEN or kind == "MPO"}  # MPO is opened as JPEG
+@cache
+def _formats() -> list[str]:
+    """What Pillow opens by itself."""
+    Image.init()
+    return [kind for kind in Image.ID if kind not in PROGRAMS]
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file begins as a picture does, whatever its name is."""
+    try:
+        with Image.open(path, formats=_formats()):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def extensions() -> tuple[str, ...]:
+    """Return the file name extensions, such as ".png", of what `read` can read."""
+    known = {*_formats(), "MPO"}  # which is opened as JPEG
+    return tuple(name for name, kind in Image.registered_extensions().items() if kind in known)

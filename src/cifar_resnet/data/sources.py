@@ -1,23 +1,36 @@
-"""CIFAR-10 from the first source that has it: a folder, an archive, a URL."""
+"""CIFAR-10 from the first source that has it: a folder, an archive, a URL whose download can be resumed."""
 
 import hashlib
-import os
-import shutil
+import re
+import time
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+import requests
 from filelock import FileLock
-from pydantic import Field
+from pydantic import Field, field_validator
+from tqdm import tqdm
+from urllib3.exceptions import HTTPError  # requests lets it through while a body is read
 
-from cifar_resnet.data import archive
-from cifar_resnet.data.archive import SourceError
-from cifar_resnet.data.download import download
+from cifar_resnet import files
+from cifar_resnet.data import official
+from cifar_resnet.data.official import SourceError
 from cifar_resnet.data.synthetic import SyntheticConfig
-from cifar_resnet.files.params import Config, UserError
+from cifar_resnet.errors import UserError
+from cifar_resnet.params import Config
 
-KEPT = "cifar-10-python.tar.gz"
+CACHED_ARCHIVE = "cifar-10-python.tar.gz"
+TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds without a byte
+RETRIES = 5  # in a row without a new byte
+ATTEMPTS = 100  # requests of one URL in all
+BUSY = (408, 429, 500, 502, 503, 504)  # statuses that may pass
+BACKOFF = 1.0  # seconds, doubled by each retry
+LONGEST_PAUSE = 60.0  # seconds, whatever the server asks for
+BLOCK = 2**20  # bytes
 
 
 class FetchConfig(Config):
@@ -31,48 +44,45 @@ class FetchConfig(Config):
     sources: list[str] = Field(min_length=1)
     synthetic: SyntheticConfig
 
+    @field_validator("folder")
+    @classmethod
+    def _known_to_dvc(cls, folder: str) -> str:
+        if folder.startswith("~"):
+            raise ValueError("write the path in full: DVC does not know what ~ is")
+        return folder
+
 
 def fetch_cifar10(sources: Sequence[str], destination: Path, cache: Path) -> str:
-    """Return what served the seven files, a source or a kept archive; they replace `destination` by a rename.
+    """Return what served the seven files, a source or the cached archive; they replace `destination`.
 
     A source is a folder that holds `cifar-10-batches-py`, that folder itself, a tar or tar.gz, or the http(s)
     or file URL of a tar.gz. `cache` holds downloads: a broken one, which the next call resumes, and the last
-    whole one (170 MB) under the name KEPT. That one serves instead of any URL, because the SHA-256 of the
-    files decides; to fetch again needs no network. When it is damaged, it is thrown away and loaded again.
+    whole one (170 MB), CACHED_ARCHIVE. That one serves instead of any URL, because the SHA-256 of the files
+    decides; to fetch again needs no network. When it is damaged, it is thrown away and loaded again.
     Raises UserError with each source's reason when all failed, and OSError when `destination` or `cache`
     cannot be written, which no other source would mend.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    workspace = destination.with_name(f".{destination.name}.tmp")
     reasons = []
-    with FileLock(cache / f"{_key(str(destination.resolve()))}.lock"):
-        try:
-            for source in sources:
-                shutil.rmtree(workspace, ignore_errors=True)
-                new = workspace / "new"
-                new.mkdir(parents=True)
-                try:
-                    served = _serve(source, new, cache)
-                except SourceError as error:
-                    reasons.append(f"{source}: {error}")
-                    continue
-                if os.path.lexists(destination):
-                    destination.rename(workspace / "old")
-                new.rename(destination)
-                return served
-        finally:
-            shutil.rmtree(workspace, ignore_errors=True)
-    failures = " ".join("; ".join(reasons).split())
-    raise UserError(
-        f"no CIFAR-10 source worked ({failures}): set CIFAR10_SOURCE to a folder or tar.gz you have"
-    )
+    # Who waited for the lock finds the archive in the cache.
+    with FileLock(cache / "downloads.lock"), files.replacing_folder(destination) as new:
+        for source in sources:
+            try:
+                return _without_user(_fetch_from(source, new, cache))
+            except SourceError as error:
+                reasons.append(f"{_without_user(source)}: {_without_user(str(error))}")
+        failures = " ".join("; ".join(reasons).split())
+        raise UserError(
+            f"no CIFAR-10 source worked ({failures}): set CIFAR10_SOURCE to a folder or tar.gz you have"
+        )
 
 
-def _key(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _without_user(text: str) -> str:
+    """Return `text` without user and password in its URLs."""
+    return re.sub(r"://[^/?#]*@", "://", text)
 
 
-def _serve(source: str, folder: Path, cache: Path) -> str:
+def _fetch_from(source: str, folder: Path, cache: Path) -> str:
     """Write the checked files of one source into `folder`; return what served them.
 
     Raises SourceError where the next source may do better.
@@ -82,26 +92,22 @@ def _serve(source: str, folder: Path, cache: Path) -> str:
         path = Path(unquote(url.path) if url.scheme == "file" else source).expanduser()
     except (ValueError, RuntimeError) as error:  # a malformed URL; the home of an unknown user
         raise SourceError(str(error)) from error
-    if url.scheme in ("http", "https"):
-        with FileLock(cache / "downloads.lock"):  # who waited finds the archive kept
-            return _serve_url(source, folder, cache / KEPT, cache / f"{_key(source)}.part")
-    archive.unpack(path, folder)
-    return source
-
-
-def _serve_url(url: str, folder: Path, kept: Path, part: Path) -> str:
-    """Do the same for a URL, unless the archive `kept` is there and whole."""
+    if url.scheme not in ("http", "https"):
+        official.unpack(path, folder)
+        return source
+    kept = cache / CACHED_ARCHIVE
     if kept.exists():
         try:
-            archive.unpack(kept, folder)
+            official.unpack(kept, folder)
         except SourceError:
             kept.unlink()
         else:
             return str(kept)
+    part = cache / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.part"
     for last in (False, True):
-        in_one_piece = download(url, part)
+        in_one_piece = _download(source, part)
         try:
-            archive.unpack(part, folder)
+            official.unpack(part, folder)
         except SourceError:
             part.unlink()
             # A piece may be of another version, or damaged on this disk: then a whole download decides.
@@ -110,6 +116,79 @@ def _serve_url(url: str, folder: Path, kept: Path, part: Path) -> str:
         else:
             break
     part.replace(kept)
-    for other in kept.parent.glob("*.part"):  # of URLs that broke off: no use now
+    for other in cache.glob("*.part"):  # of URLs that broke off: no use now
         other.unlink()
-    return url
+    return source
+
+
+def _download(url: str, part: Path) -> bool:
+    """Complete the file `part`, which keeps what comes; return whether its bytes came in one piece.
+
+    Raises SourceError when the server refuses or has failed too often, OSError when `part` cannot be written.
+    """
+    fruitless = -1
+    for _ in range(ATTEMPTS):
+        start, reason, asked = _size(part), "incomplete", 0
+        headers = {"Accept-Encoding": "identity"}  # bytes on the wire are bytes of the file
+        headers |= {"Range": f"bytes={start}-"} if start else {}
+        try:
+            with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+                if start and response.status_code == 416:  # the part is whole or wrong
+                    return False
+                if response.status_code in BUSY:
+                    reason = f"HTTP {response.status_code}"
+                    asked = _number(response.headers.get("Retry-After", "")) or 0
+                elif _receive(response, part):
+                    return response.status_code == 200
+        except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
+            reason = _innermost(error)
+        except requests.RequestException as error:
+            raise SourceError(_innermost(error)) from error
+        fruitless = 0 if _size(part) > start else fruitless + 1
+        if fruitless == RETRIES:
+            break
+        time.sleep(min(max(BACKOFF * 2**fruitless, asked), LONGEST_PAUSE))
+    raise SourceError(f"{reason}, after {_size(part)} bytes and several attempts")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) < 16 else None
+
+
+def _innermost(error: BaseException) -> str:
+    """Return `Connection refused` where requests says three lines."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return str(error) or type(error).__name__
+
+
+def _receive(response: requests.Response, part: Path) -> bool:
+    """Add the body to `part`, or start it again if the server does not resume; return whether it is whole."""
+    status, start = response.status_code, _size(part)
+    extent = response.headers.get("Content-Range", "")
+    if status not in (200, 206):
+        raise SourceError(f"HTTP {status}")
+    if status == 206 and not extent.startswith(f"bytes {start}-"):
+        part.unlink(missing_ok=True)
+        return False
+    if status == 200:
+        start = 0
+    head = b"" if start else response.raw.read(len(official.GZIP))
+    if not official.GZIP.startswith(head):  # a page of a captive portal
+        raise SourceError(f"not a gzip archive but {response.headers.get('Content-Type', 'of unknown type')}")
+    total = _number(extent.rpartition("/")[2] or response.headers.get("Content-Length", ""))
+    with (
+        part.open("ab" if start else "wb") as file,
+        tqdm(total=total, initial=start, unit="B", unit_scale=True, leave=False, disable=None) as bar,
+    ):
+        # read1 returns what has arrived: a cut or a kill loses nothing.
+        for block in chain([head], iter(partial(response.raw.read1, BLOCK), b"")):
+            bar.update(file.write(block))
+            if file.tell() > official.ARCHIVE_LIMIT:
+                part.unlink()
+                raise SourceError(f"larger than {official.ARCHIVE_LIMIT} bytes")
+        return total is None or file.tell() >= total

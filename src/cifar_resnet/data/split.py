@@ -4,7 +4,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cifar_resnet.files.params import Config, UserError
+from cifar_resnet.errors import ParamsError
+from cifar_resnet.params import Config
 
 
 class PreprocessConfig(Config):
@@ -26,7 +27,7 @@ def stratified_split(
     """Return the sorted indices of the images left and of the `count` images chosen.
 
     `labels`: (N,) int64. Every class gives the same share of its images, rounded by largest remainder.
-    Raises UserError, in which `count` is called `name`, when no image of a class would be left or chosen.
+    Raises ParamsError, in which `count` is called `name`, when no image of a class would be left or chosen.
     """
     classes, sizes = labels.unique(return_counts=True)
     quotas = _quotas(sizes, count)
@@ -34,7 +35,7 @@ def stratified_split(
         tenth = max(len(labels) // 10, len(classes))
         fitting = next((n for n in range(tenth, len(labels)) if _quotas(sizes, n) is not None), None)
         hint = f"{fitting} would do" if fitting else "a class has a single one"
-        raise UserError(
+        raise ParamsError(
             f"{name} {count} leaves a class empty: it must be at least {len(classes)} and well"
             f" below the {len(labels)} training images to choose from; {hint} (preprocess.{name})"
         )
@@ -47,6 +48,8 @@ def stratified_split(
 
 def _quotas(sizes: Tensor, count: int) -> Tensor | None:
     """How many of the `sizes` (classes,) images of each class are chosen; None if a class would be empty."""
+    if count >= int(sizes.sum()):  # of any size
+        return None
     shares = sizes.double() * count / sizes.sum()
     quotas = shares.floor().long()
     largest_remainders = (shares - quotas).argsort(descending=True, stable=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cifar_resnet.files.params import Config
+from cifar_resnet.params import Config
 
 SHAPES = ["disk", "ring", "square", "frame", "triangle", "plus", "cross", "bars", "columns", "checkers"]
 SIZE = 32

@@ -4,26 +4,25 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cifar_resnet.images import Images, shorten, titled
+from cifar_resnet.images import Images, image_grid, truncate
 
 PERCENT = "{:.0%}".format
 NUMBERED = 38  # classes up to which the cells of the confusion hold numbers: they would overlap
 LABELLED = 120  # names that fit along a side of it
 
 
-def curves(history: pd.DataFrame) -> Figure:
-    """Show loss and accuracy per epoch, training and validation, the kept epoch marked.
+def curves(history: pd.DataFrame, best_epoch: int) -> Figure:
+    """Show loss and accuracy per epoch, training and validation.
 
-    `history`: a row per epoch, as `train` writes it.
+    `history`: a row per epoch, as `train` writes it; `best_epoch`: the one that was kept, which is marked.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = history["epoch"]
-    kept = epochs.iloc[history["val_accuracy"].argmax()]
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split, label in (("train", "training"), ("val", "validation")):
             values = history[f"{split}_{metric}"]
             axes.plot(epochs, values, marker="o" if len(epochs) < 20 else "", markersize=4, label=label)
-        axes.axvline(kept, color="grey", linestyle=":", label=f"kept: epoch {kept}")
+        axes.axvline(best_epoch, color="grey", linestyle=":", label=f"kept: epoch {best_epoch}")
         axes.set(xlabel="epoch", title=f"{metric.capitalize()} per epoch")
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
@@ -45,9 +44,10 @@ def confusion(matrix: Tensor, class_names: list[str]) -> Figure:
     axes.set(
         xticks=ticks, yticks=ticks, xlabel="predicted", ylabel="actual", title="Confusion, per actual class"
     )
-    names = [shorten(class_names[label]) for label in ticks]
-    axes.set_xticklabels(names, rotation=45 if count <= 40 else 90, ha="right" if count <= 40 else "center")
-    axes.set_yticklabels(names)
+    names = [truncate(class_names[label]) for label in ticks]
+    rotation, side = (45, "right") if count <= 40 else (90, "center")
+    axes.set_xticklabels(names, parse_math=False, rotation=rotation, ha=side)
+    axes.set_yticklabels(names, parse_math=False)
     cells = range(count) if count <= NUMBERED else ()
     for row in cells:
         for column in cells:
@@ -73,13 +73,4 @@ def mistakes(test: Images, probabilities: Tensor, class_names: list[str], count:
     heading = (
         f"Most confident errors ({len(wrong)} of {len(test.labels)} test images are wrong): prediction, truth"
     )
-    return titled(test.images[worst], titles, columns=8, heading=heading)
-
-
-def doubted(test: Images, probabilities: Tensor, class_names: list[str], count: int = 40) -> Figure:
-    """Show the images with the least probable labels, which may be wrong. `probabilities`: (N, classes)."""
-    shares = probabilities.gather(1, test.labels[:, None])[:, 0]
-    first = shares.argsort(stable=True)[:count]
-    predicted = probabilities.argmax(1)
-    titles = [f"{class_names[test.labels[i]]}?\nrather {class_names[predicted[i]]}" for i in first.tolist()]
-    return titled(test.images[first], titles, columns=8, heading="The least probable labels")
+    return image_grid(test.images[worst], titles, columns=8, heading=heading)

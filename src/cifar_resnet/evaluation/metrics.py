@@ -7,8 +7,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cifar_resnet.files.params import Config
-from cifar_resnet.network.device import Device, Precision
+from cifar_resnet.numerics import Device, Precision
+from cifar_resnet.params import Config
 
 CALIBRATION_BINS = 15
 
@@ -124,7 +124,9 @@ def evaluate(logits: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def predictions(logits: Tensor, labels: Tensor, class_names: list[str], rejected: Tensor) -> pd.DataFrame:
+def prediction_table(
+    logits: Tensor, labels: Tensor, class_names: list[str], rejected: Tensor
+) -> pd.DataFrame:
     """Return a row per image, the one with the least probable label first: that label may be wrong.
 
     `logits`: (N, classes), `labels`: (N,) int64; `loss` is minus the logarithm of the label's probability.

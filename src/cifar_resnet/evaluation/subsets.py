@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from cifar_resnet.evaluation.metrics import accuracy_interval
 
 PUBLISHED = Path(__file__).parent / "published"
-ALL, OURS = "all test images", "without near-duplicates"
+ALL, NEAR_DUPLICATES = "all test images", "without near-duplicates"
 REJECTED = "without labels that people rejected"
 NONE = torch.tensor([], dtype=torch.int64)
 
@@ -35,62 +34,37 @@ def rejected_labels() -> Tensor:
     return torch.tensor(votes["test_index"][votes["votes_given"] < 3].to_list())
 
 
-def exclusions(dataset: str, duplicates: "pd.Series[int]") -> dict[str, Tensor]:
+def excluded_indices(dataset: str, duplicates: "pd.Series[int]") -> dict[str, Tensor]:
     """Return which test images each subset lacks, (K,) int64 by its name.
 
     `duplicates`: those that this repository found; CIFAR-10 has published lists, too.
     """
-    found = {OURS: torch.tensor(duplicates.to_list(), dtype=torch.int64)}
+    found = {NEAR_DUPLICATES: torch.tensor(duplicates.to_list(), dtype=torch.int64)}
     if dataset == "cifar10":
         found["without near-duplicates that people found"] = published_duplicates()
         found[REJECTED] = rejected_labels()
     return found
 
 
-def without(excluded: Tensor, count: int) -> Tensor:
+def mask_without(excluded: Tensor, count: int) -> Tensor:
     """Return which of `count` images are left without those of (K,) int64 `excluded`: (count,) bool."""
     left = torch.ones(count, dtype=torch.bool)
     left[excluded] = False
     return left
 
 
-def difference_interval(hits: Tensor, left: Tensor) -> tuple[float, float, float]:
-    """Return the accuracy on the images `left` minus that on all, and the ends of its 95 % interval.
-
-    `hits`, `left`: (N,) bool. Both accuracies are of the same images, so the interval is that of a paired
-    difference: the normal one by the delta method, https://en.wikipedia.org/wiki/Delta_method.
-    """
-    x, w = hits.double(), left.double()
-    part, whole = float((x * w).sum() / w.sum()), float(x.mean())
-    influence = w * (x - part) / w.mean() - (x - whole)
-    half = float(norm.ppf(0.975) * (influence.square().mean() / len(x)) ** 0.5)
-    return part - whole, part - whole - half, part - whole + half
-
-
 def accuracies(hits: Tensor, excluded: Mapping[str, Tensor]) -> pd.DataFrame:
     """Return a row for all images and one for each subset: accuracy, its interval, the difference from all.
 
-    `hits`: (N,) bool, whether the answer is right; `excluded`: as `exclusions` returns it. A subset without
-    any image has no row.
+    `hits`: (N,) bool, whether the answer is right; `excluded`: as `excluded_indices` returns it. A subset
+    without any image has no row.
     """
     rows = []
     for name, indices in {ALL: NONE, **excluded}.items():
-        left = without(indices, len(hits))
-        if not left.any():
-            continue
-        share = float(hits[left].double().mean())
-        low, high = accuracy_interval(share, int(left.sum()))
-        difference, difference_low, difference_high = difference_interval(hits, left)
-        rows.append(
-            {
-                "images_left": name,
-                "images": int(left.sum()),
-                "accuracy": share,
-                "ci_low": low,
-                "ci_high": high,
-                "difference": difference,
-                "difference_low": difference_low,
-                "difference_high": difference_high,
-            }
-        )
-    return pd.DataFrame(rows)
+        left = hits[mask_without(indices, len(hits))]
+        if len(left):
+            share = float(left.double().mean())
+            interval = accuracy_interval(share, len(left))
+            rows.append((name, len(left), share, *interval, share - float(hits.double().mean())))
+    columns = ["images_left", "images", "accuracy", "ci_low", "ci_high", "difference"]
+    return pd.DataFrame(rows, columns=columns)

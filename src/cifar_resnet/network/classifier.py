@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import TypeAdapter
 
 from cifar_resnet import files
-from cifar_resnet.files.params import UserError
+from cifar_resnet.errors import UserError
+from cifar_resnet.network.base import Network
 from cifar_resnet.network.inference import Normalization, NormalizationConfig, build_normalization
-from cifar_resnet.network.model import ModelConfig, describe, read_config, restore_model
-from cifar_resnet.network.network import Network
+from cifar_resnet.network.model import ModelConfig, read_config, restore_model, to_metadata
 
 IMAGE_SIZE = 32  # pixels; a model file that names no size means this one, CIFAR-10's
 
@@ -24,12 +25,12 @@ class Classifier(NamedTuple):
     image_size: int  # pixels: side of the images that it was trained on
 
 
-def description(
+def model_metadata(
     model: ModelConfig, normalization: NormalizationConfig, class_names: list[str], image_size: int
 ) -> dict[str, Any]:
     """Return what a model file has to say beside the weights, for `read_classifier`."""
     about = {
-        "model": describe(model),
+        "model": to_metadata(model),
         "normalization": normalization.model_dump(mode="json"),
         "classes": class_names,
     }
@@ -50,7 +51,13 @@ def read_classifier(path: Path, device: torch.device) -> Classifier:
     weights, about = files.read_tensors(path)
     if missing := {"classes", "model", "normalization"} - about.keys():
         raise UserError(f"{path} holds no trained network: it does not say its {min(missing)}")
-    class_names: list[str] = about["classes"]
-    model = restore_model(read_config(about["model"]), len(class_names), weights).float().to(device).eval()
-    normalization = build_normalization(NormalizationConfig(**about["normalization"]), device)
-    return Classifier(model, normalization, class_names, image_size(about))
+    try:
+        class_names = TypeAdapter(list[str]).validate_python(about["classes"])
+        config, size = read_config(about["model"]), image_size(about)
+        statistics = NormalizationConfig.model_validate(about["normalization"])
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} describes a network that this code does not know: {error}") from None
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise UserError(f"{path} has weights that are NaN or infinite")
+    model = restore_model(config, len(class_names), weights).float().to(device).eval()
+    return Classifier(model, build_normalization(statistics, device), class_names, size)

@@ -6,15 +6,17 @@ import torch
 from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
-from cifar_resnet.files.params import UserError
-from cifar_resnet.network.network import Network
+from cifar_resnet.errors import UserError
+from cifar_resnet.network.base import Network
 from cifar_resnet.network.resnet import ResNet, ResNetConfig
 
 # A network of your own: its class here under the `name` of its config, and its config as `| YourConfig`.
 NETWORKS: dict[str, type[Network]] = {"resnet": ResNet}
 ModelConfig = ResNetConfig
 
-UNNAMED = "resnet"  # a model file does not name this one, as before there were others: its bytes are the same
+DEFAULT_NETWORK = (
+    "resnet"  # a model file does not name it: files from before there were others have the same bytes
+)
 
 
 def build_model(
@@ -33,6 +35,11 @@ def build_model(
         model = NETWORKS[config.name](config, classes)
     model.to_empty(device="cpu")
     for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            raise UserError(
+                f"a {type(module).__name__} draws from PyTorch's global generator: a resumed run would"
+                " differ; draw from `randomness.generator(seed, purpose, step)` in the loop instead"
+            )
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
             if module.bias is not None:
@@ -48,23 +55,23 @@ def build_model(
             kind = type(module).__name__
             raise UserError(f"network/model.py: build_model does not know how a {kind} starts; say it there")
     if zero_gamma:
-        if not model.last_gammas:
+        if not model.residual_gammas:
             raise UserError(f"train.zero_gamma: {model.name} has no blocks with a shortcut; set it to false")
-        for gamma in model.last_gammas:
+        for gamma in model.residual_gammas:
             nn.init.zeros_(gamma)
     return model.to(memory_format=torch.channels_last)
 
 
-def describe(config: ModelConfig) -> dict[str, Any]:
+def to_metadata(config: ModelConfig) -> dict[str, Any]:
     """Return what a model file says of its network."""
     about = config.model_dump(mode="json")
-    return {name: value for name, value in about.items() if (name, value) != ("name", UNNAMED)}
+    return {name: value for name, value in about.items() if (name, value) != ("name", DEFAULT_NETWORK)}
 
 
 def read_config(about: dict[str, Any]) -> ModelConfig:
-    """Return the config that `describe` was given."""
+    """Return the config that `to_metadata` was given."""
     adapter: TypeAdapter[ModelConfig] = TypeAdapter(Annotated[ModelConfig, Field(discriminator="name")])
-    return adapter.validate_python({"name": UNNAMED} | about)
+    return adapter.validate_python({"name": DEFAULT_NETWORK} | about)
 
 
 def restore_model(config: ModelConfig, classes: int, weights: dict[str, Tensor]) -> Network:

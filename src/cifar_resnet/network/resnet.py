@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from cifar_resnet.files.params import Config
-from cifar_resnet.network.network import Network
+from cifar_resnet.network.base import Network
+from cifar_resnet.params import Config
 
 Count = Annotated[int, Field(ge=1, le=100)]
 
@@ -76,21 +76,13 @@ class ResNet(Network):
         self.layer4 = _layer(16 * width, 8 * width, count4, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(32 * width, classes)
-
-        self.config = config
-
-    @property
-    def name(self) -> str:
-        """ResNet and how many layers have weights, as in the paper: "ResNet50" for blocks [3, 4, 6, 3]."""
-        return f"ResNet{3 * sum(self.config.blocks) + 2}"  # three convolutions each, stem, linear layer
-
-    @property
-    def description(self) -> str:
-        """Its shape in words."""
-        return (
-            f"A bottleneck ResNet with blocks {list(self.config.blocks)} and width {self.config.width}.\n"
+        self.name = f"ResNet{3 * sum(config.blocks) + 2}"  # three convolutions each, stem, linear layer
+        self.description = (
+            f"A bottleneck ResNet with blocks {list(config.blocks)} and width {config.width}.\n"
             "Its stem is a 3x3 convolution with stride 1, without max-pooling."
         )
+        if (config.width, config.blocks) == (64, (3, 4, 6, 3)):
+            self.torchvision = "resnet50"
 
     @property
     def last_block(self) -> nn.Module:
@@ -98,14 +90,9 @@ class ResNet(Network):
         return self.layer4[-1]
 
     @property
-    def last_gammas(self) -> list[Tensor]:
+    def residual_gammas(self) -> list[Tensor]:
         """The weights of each block's last batch norm."""
         return [block.bn3.weight for block in self.modules() if isinstance(block, Bottleneck)]
-
-    @property
-    def torchvision(self) -> str | None:
-        """Its `resnet50` has the same names and shapes at this size."""
-        return "resnet50" if (self.config.width, self.config.blocks) == (64, (3, 4, 6, 3)) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) images to (N, classes) logits."""

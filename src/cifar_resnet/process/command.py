@@ -2,38 +2,81 @@
 
 import argparse
 import io
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from cifar_resnet.files.params import UserError
-from cifar_resnet.process import failures
+from cifar_resnet import params
+from cifar_resnet.errors import ParamsError, UserError
+
+FIRST_FAILURE = "CIFAR_RESNET_FIRST_FAILURE"  # the file in which a launcher's process says why it failed
+TRACEBACK = "--traceback"  # an option of every stage
 
 
 @contextmanager
-def one_line(traceback: bool = False) -> Iterator[None]:
+def one_line(with_traceback: bool = False) -> Iterator[None]:
     """End with status 1 and one line for a user's error; a bug of ours keeps its traceback.
 
-    `traceback`: show where a user's error came from, too.
+    `with_traceback`: show where a user's error came from, too.
     """
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # all kinds: whichever it is, a launcher shows the first one alone
-        if failures.record(error):
+        if record(error):
             sys.exit(1)
-        if isinstance(error, UserError | OSError) and not traceback:
-            sys.exit(failures.text(error))
+        if isinstance(error, UserError | OSError) and not with_traceback:
+            sys.exit(text(error))
         raise
 
 
 def run(stage: Callable[[], None], description: str | None) -> None:
     """Call `stage` as what `python -m stages.NAME` does."""
     parser = argparse.ArgumentParser(description=description, epilog="Settings are in params.yaml.")
-    parser.add_argument(failures.TRACEBACK, action="store_true", help="show where an error came from")
+    parser.add_argument(TRACEBACK, action="store_true", help="show where an error came from")
     arguments = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # each line at once, in a file too
     with one_line(arguments.traceback):
         stage()
+
+
+def text(error: Exception) -> str:
+    """Return what a person is shown of `error`: a line if they can put it right, a traceback if it is a bug.
+
+    A full disk or a missing file (OSError) is theirs to put right, too.
+    """
+    if not isinstance(error, UserError | OSError) or TRACEBACK in sys.argv:
+        return "".join(traceback.format_exception(error)).rstrip()
+    line = " ".join(str(error).split())
+    return f"error: {_printable(line)}{_last_results() if isinstance(error, ParamsError) else ''}"
+
+
+def _printable(line: str) -> str:
+    """Escape what would steer a terminal, in a file's name for example."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
+def _last_results() -> str:
+    """Say how to get the results back that DVC has removed before it started this stage."""
+    stage, lock = os.environ.get("DVC_STAGE"), Path("dvc.lock")
+    if stage is None or not lock.exists() or stage not in params.read_yaml(lock).get("stages", {}):
+        return ""
+    return "; the last results are in DVC's cache: put the old value back and run `dvc repro`"
+
+
+def record(error: Exception) -> bool:
+    """Leave `error` to the launcher, which shows the first one. Returns False when no launcher listens.
+
+    Must come before this process lets go of the others, which fail then.
+    """
+    path = os.environ.get(FIRST_FAILURE)
+    if path is None:
+        return False
+    with suppress(FileExistsError), Path(path).open("x") as file:  # one process alone can make it
+        file.write(f"{text(error)}\n")
+    return True

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cifar_resnet import files
 from cifar_resnet.training.config import TrainConfig, steps_per_epoch
-from cifar_resnet.training.state import Record, TrainState
+from cifar_resnet.training.state import EpochMetrics, TrainState
 
 LINE_SECONDS = 60  # between lines without a terminal
 
@@ -42,7 +42,7 @@ class Progress:
         status = f"status {error}" if kind is SystemExit else kind.__name__ if kind else "finished"
         self._log({"ended": status})
 
-    def update(self, state: TrainState, record: Record | None) -> None:
+    def update(self, state: TrainState, record: EpochMetrics | None) -> None:
         """Show what `fit` yielded."""
         self.bar.update(self._done(state) - self.bar.n)
         now = time.monotonic()
@@ -68,7 +68,7 @@ class Progress:
         if self.logged:
             files.append_log("train", {"time": time.time(), **record})
 
-    def _show_epoch(self, record: Record, seconds: float) -> None:
+    def _show_epoch(self, record: EpochMetrics, seconds: float) -> None:
         line = (
             f"epoch {record['epoch']:>{len(str(self.config.epochs))}}/{self.config.epochs}"
             f"  train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.2%}"
@@ -90,7 +90,7 @@ class Progress:
         self.shown = now, done
         if not rate:  # validation
             return
-        loss = state.totals[0].item() / (state.step * self.config.processes)
+        loss = state.epoch_sums[0].item() / (state.step * self.config.processes)
         print(
             f"epoch {state.epoch + 1}/{self.config.epochs}  step {state.step}/{self.steps}"
             f"  train loss {loss:.4f}  {rate * self.config.batch_size:,.0f} images/s"

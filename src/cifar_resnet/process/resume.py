@@ -1,50 +1,61 @@
-"""Where a run's state outlives its process, and how the next process takes it up."""
+"""Where a run's checkpoints outlive its process, who holds them, and how the next process takes them up."""
 
 import hashlib
-import math
+import json
 import os
+import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
+from filelock import FileLock, Timeout
 
-from cifar_resnet import files
-from cifar_resnet.files.params import UserError
+from cifar_resnet import files, params
+from cifar_resnet.errors import UserError
+from cifar_resnet.numerics import Numerics
 from cifar_resnet.process import checkpoint, machine
 from cifar_resnet.training.config import TrainConfig
 from cifar_resnet.training.distributed.world import World
 from cifar_resnet.training.state import TrainState
 
-SAVE_SECONDS = 300  # between saves inside a long epoch: the most work that a kill can cost
-EPOCH_SECONDS = 30  # at least between saves at the end of epochs, which take 3 s on a fast GPU
-SHOWN = 3  # unfinished runs
+RUN = "run.json"  # in a run's folder: its params, and which process had it last
+DONE = "done.json"  # in the folder of a finished run
+DONE_DAYS = 7  # after which the folder of a finished run goes in any case
+LOCK_PROBE_SECONDS = 1.0  # that a lock may be taken by a process which only looks
+SHOWN = 3  # interrupted runs
 
 
-def resume_folder(
-    config: TrainConfig, data: list[str], target: torch.device, dtype: torch.dtype, compiled: bool
-) -> Path:
+def folder_of_runs() -> Path:
+    """Return where the checkpoints of all runs lie.
+
+    XDG_CACHE_HOME can name a disk that outlives the machine. The workspace would lose them: DVC clears it
+    before a stage runs, and an experiment can run in a temporary folder.
+    """
+    return files.CACHE / "resume"
+
+
+def run_folder(config: TrainConfig, data: list[str], chosen: Numerics) -> Path:
     """Return the folder of this very run: its name hashes all that decides the run's bits.
 
-    `data`: the SHA-256 of what it reads. It lies outside the workspace, which DVC clears before a stage runs
-    and which an experiment in a temporary folder loses.
+    `data`: the SHA-256 of what the run reads.
     """
     run = {
         "params": config.model_dump(mode="json"),
         "data": data,
         "code": _code_digest(),
-        "hardware": machine.fingerprint(target),
-        "precision": str(dtype),  # `auto` is not the same everywhere
-        "compiled": compiled,
+        "hardware": machine.fingerprint(chosen.device),
+        "precision": str(chosen.dtype),  # `auto` is not the same everywhere
+        "compiled": chosen.compiled,
     }
-    return checkpoint.folder_of_runs() / checkpoint.run_key(run)
+    return folder_of_runs() / hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _code_digest() -> str:
     """The SHA-256 of the code that dvc.yaml names as what `train` depends on, and of no other."""
-    deps = files.read_yaml(Path("dvc.yaml"))["stages"]["train"]["deps"]
+    deps = params.read_yaml(Path("dvc.yaml"))["stages"]["train"]["deps"]
     digest = hashlib.sha256()
     for dep in map(Path, deps):
         for path in sorted(dep.rglob("*.py")) if dep.is_dir() else [dep]:
@@ -63,7 +74,7 @@ class Inputs:
     def edited(self) -> str:
         """Return what was changed since, in words; nothing if all is as it was."""
         with suppress(UserError, OSError):  # in the middle of an edit
-            if files.read_params("train", TrainConfig) != self.config:
+            if params.read("train", TrainConfig) != self.config:
                 return "params.yaml's train section"
             if _code_digest() == self.code:
                 return ""
@@ -86,86 +97,131 @@ class Inputs:
 
 @contextmanager
 def hold(folder: Path, config: TrainConfig, world: World) -> Iterator[None]:
-    """Hold `folder` as the only run, and name those left behind; the first process does it for all."""
+    """Hold `folder` as the only run, and name the interrupted ones; the first process does it for all.
+
+    The lock ends with the process, however that ends. A folder without a checkpoint does not stay.
+    Raises UserError that says which process has the folder and since when.
+    """
     if world.rank:
         yield
         return
-    params = config.model_dump(mode="json")
-    checkpoint.forget_recorded(folder.parent)
-    with checkpoint.hold(folder, {"params": params}):
-        others = [run for run in checkpoint.unfinished(folder.parent) if run.folder != folder]
-        for run in others[:SHOWN]:
-            print(_left_behind(run, params))
-        if len(others) > SHOWN:
-            print(f"and {len(others) - SHOWN} more unfinished runs in {folder.parent}")
+    forget_recorded()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock", timeout=LOCK_PROBE_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        run = _read_json(folder / RUN, "pid", "host", "since")
+        process = "process {pid} on {host} since {since}".format(**run) if run else "another process"
+        raise UserError(
+            f"the same run is being trained by {process}, which has locked {lock.lock_file};"
+            " wait for it to end, or stop it and start again: nothing is lost"
+        ) from None
+    try:
+        settings = config.model_dump(mode="json")
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
+        files.write_bytes(folder / RUN, json.dumps({"params": settings} | who).encode())
+        for killed in folder.glob(".*.pt"):  # in the middle of a save
+            killed.unlink()
+        _name_interrupted(folder, settings)
         yield
+    finally:
+        if not checkpoint.saved(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
 
 
-def _left_behind(run: checkpoint.Unfinished, params: dict[str, Any]) -> str:
-    """Return a line about an unfinished run beside one with `params`: what it is, how to take it up."""
-    if run.done:
+def _free_runs() -> Iterator[Path]:
+    """Go through the folders of runs that no process holds, holding each meanwhile."""
+    parent = folder_of_runs()
+    for folder in sorted(parent.glob("[0-9a-f]" * 16)):
+        # One that is held is not left behind; one that is gone has just finished; one may be another user's.
+        with suppress(Timeout, FileNotFoundError, NotADirectoryError, PermissionError):
+            if folder.is_dir():
+                with FileLock(folder / "lock", timeout=0):
+                    yield folder
+
+
+def _read_json(path: Path, *names: str) -> dict[str, Any]:
+    """What a JSON file of ours says; nothing where it is missing, not whole, or lacks one of `names`."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        found = None
+    return found if isinstance(found, dict) and found.keys() >= set(names) else {}
+
+
+def _name_interrupted(folder: Path, settings: dict[str, Any]) -> None:
+    """Print a line about each run but `folder` that stopped after a save, the latest first."""
+    lines = [
+        (states[-1].stat().st_mtime, _describe_interrupted(run, states, settings))
+        for run in _free_runs()
+        if run != folder and (states := checkpoint.saved(run))
+    ]
+    for _, line in sorted(lines, reverse=True)[:SHOWN]:
+        print(line)
+    if len(lines) > SHOWN:
+        print(f"and {len(lines) - SHOWN} more interrupted runs in {folder.parent}")
+
+
+def _describe_interrupted(run: Path, states: list[Path], settings: dict[str, Any]) -> str:
+    """Return a line about an interrupted run beside one with `settings`: what it is, how to take it up."""
+    size = f"{sum(path.stat().st_size for path in states) / 1e6:,.0f} MB"
+    if done := _read_json(run / DONE, "clone", "model"):
         return (
-            f"a finished run is kept, {run.size / 1e6:,.0f} MB: {run.done['clone']}/dvc.lock lacks its model;"
-            f" `dvc repro` there ends at once, or `dvc commit train`; `rm -r {run.folder}` forgets it"
+            f"a finished run is kept, {size}: {done['clone']}/dvc.lock lacks its model;"
+            f" `dvc repro` there ends at once, or `dvc commit train`; `rm -r {run}` forgets it"
         )
-    theirs, ours = _flat(run.about.get("params", {})), _flat(params)
+    theirs, ours = params.flatten(_read_json(run / RUN, "params").get("params", {})), params.flatten(settings)
     changed = [f"{name}: {value!r}" for name, value in theirs.items() if ours.get(name) != value]
     back = f"train.{', train.'.join(changed)} in params.yaml" if changed else "its code, data and machine"
-    epochs, _, steps = run.label.partition("-")
-    length = f"{epochs} epochs and {steps} steps long"
+    epochs, _, steps = states[-1].name.split(".")[1].partition("-")
     return (
-        f"an unfinished run is kept, {length}, {run.size / 1e6:,.0f} MB:"
-        f" `dvc repro` goes on with it after {back}; `rm -r {run.folder}` forgets it"
+        f"an interrupted run is kept, {epochs} epochs and {steps} steps long, {size}:"
+        f" `dvc repro` goes on with it after {back}; `rm -r {run}` forgets it"
     )
 
 
-def _flat(section: dict[str, Any]) -> dict[str, Any]:
-    """Return nested settings under names with dots."""
-    flat: dict[str, Any] = {}
-    for name, value in section.items():
-        inner = _flat(value) if isinstance(value, dict) else None
-        flat |= {name: value} if inner is None else {f"{name}.{rest}": one for rest, one in inner.items()}
-    return flat
-
-
-class Keeper(checkpoint.Saver):
-    """Saves the state of a run now and then."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        super().__init__(folder, device)
-        self.started, self.saved = time.monotonic(), -math.inf
-
-    def keep(self, state: TrainState, epoch_ended: bool, now: bool) -> None:
-        """Save `state` at the end of an epoch and now and then inside one, unless a save is still under way.
-
-        After the first save, no two come closer together than EPOCH_SECONDS. `now`: in any case.
-        """
-        time_now = time.monotonic()
-        late = time_now > max(self.started, self.saved) + SAVE_SECONDS
-        due = late or (epoch_ended and time_now > self.saved + EPOCH_SECONDS)
-        if now or (due and self.idle()):
-            self.save(state.state_dict(), f"{state.epoch}-{state.step}")
-            self.saved = time.monotonic()
-
-
 def restore(state: TrainState, folder: Path, world: World) -> None:
-    """Take up the newest undamaged state in the first process's `folder`, if there is one, and say so."""
-    saved, damaged = checkpoint.load(folder) if world.rank == 0 else (None, [])
+    """Take up the newest undamaged checkpoint in the first process's `folder`, if any, and say so."""
+    found, damaged = checkpoint.load(folder) if world.rank == 0 else (None, [])
     for name in damaged:
-        print(f"the saved state {name} is damaged (its SHA-256 does not fit); going back to the one before")
-    saved = world.broadcast(saved)
-    if saved:
-        state.load_state_dict(saved)
-        finished = (folder / checkpoint.DONE).exists()
+        print(f"the checkpoint {name} is damaged (its SHA-256 does not fit); going back to the one before")
+    found = world.broadcast(found)
+    if found:
+        state.load_state_dict(found)
         length = f"{state.epoch} epochs and {state.step} steps, found in {folder}"
-        why = ": it had finished, but dvc.lock does not have its model" if finished else ""
-        print(f"resuming this run after {length}{why}")
+        finished = ": it had finished, but dvc.lock does not have its model"
+        print(f"resuming this run after {length}{finished if (folder / DONE).exists() else ''}")
 
 
 def finish(folder: Path) -> None:
-    """Let go of a finished run; under DVC its last state stays until dvc.lock has the model."""
-    if "DVC_STAGE" in os.environ:
-        with files.MODEL.open("rb") as file:
-            checkpoint.finish(folder, hashlib.file_digest(file, "md5").hexdigest())
-    else:
-        checkpoint.remove(folder)
+    """Let go of a finished run. Under DVC its last checkpoint stays until dvc.lock has the model.
+
+    DVC may fail to record the model: its lock is taken, its cache is full.
+    """
+    if "DVC_STAGE" not in os.environ:
+        shutil.rmtree(folder)
+        return
+    for old in checkpoint.saved(folder)[:-1]:
+        old.unlink()
+    with files.MODEL.open("rb") as file:
+        model = hashlib.file_digest(file, "md5").hexdigest()
+    try:
+        files.write_bytes(folder / DONE, json.dumps({"model": model, "clone": str(Path.cwd())}).encode())
+    except OSError as error:  # the run itself is whole
+        print(f"{error}; so {folder} is removed, and this run is lost if DVC cannot record it")
+        shutil.rmtree(folder)
+
+
+def forget_recorded() -> None:
+    """Remove the finished runs whose clone is gone or has recorded the model, or that are a week old."""
+    for folder in _free_runs():
+        if done := _read_json(folder / DONE, "clone", "model"):
+            lock = Path(done["clone"]) / "dvc.lock"
+            days = (time.time() - (folder / DONE).stat().st_mtime) / 86_400
+            recorded = lock.exists() and done["model"] in lock.read_text()
+            if days > DONE_DAYS and not recorded:
+                print(f"removing {folder}: that run finished {days:.0f} days ago, {lock} never got its model")
+            if recorded or days > DONE_DAYS or not lock.parent.exists():
+                shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""How a run that is asked to stop does so where all of its processes are at the same step."""
+"""A run that is asked to stop does so where all of its processes are at the same step: stages/train.py."""
 
 import signal
 import sys
@@ -8,17 +8,20 @@ from typing import Self
 
 from cifar_resnet.training.distributed.world import World
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class StopRequest:
-    """While entered, notes SIGINT and SIGTERM; a second one ends the process at once."""
+    """While entered, notes SIGINT, SIGTERM and SIGHUP; a second one ends the process at once."""
 
     def __init__(self, world: World) -> None:
         self.world, self.received = world, 0
 
     def __enter__(self) -> Self:
-        self.previous = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        self.previous = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}  # nohup
+        for number in self.previous:
+            signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -34,12 +37,12 @@ class StopRequest:
 
     def signal(self) -> int:
         """Return the signal that any process of the run has got, or 0; all have to ask equally often."""
-        number = self.world.highest(self.received)
+        number = self.world.all_reduce_max(self.received)
         if number and self.world.size > 1 and self.world.rank == 0:
             self._announce(number)
         return number
 
-    def follow(self, steps: Iterable[object]) -> None:
+    def run_until_stopped(self, steps: Iterable[object]) -> None:
         """Go through `steps` beside the process that saves, and stop where it does."""
         for _ in steps:
             if number := self.signal():
@@ -47,4 +50,4 @@ class StopRequest:
 
     def _announce(self, number: int) -> None:
         name = signal.Signals(number).name
-        print(f"{name}: saving the state and stopping; once more stops at once", file=sys.stderr)
+        print(f"{name}: saving a checkpoint and stopping; once more stops at once", file=sys.stderr)

@@ -1,12 +1,14 @@
 """Where the network looked: Grad-CAM, Selvaraju et al. 2016, https://arxiv.org/abs/1610.02391."""
 
-from captum.attr import LayerAttribution, LayerGradCam
+from typing import Any
+
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
+from cifar_resnet.network.base import Network
 from cifar_resnet.network.inference import Normalization
-from cifar_resnet.network.network import Network
 
 
 def grad_cam(model: Network, images: Tensor, normalization: Normalization, classes: Tensor) -> Tensor:
@@ -16,14 +18,22 @@ def grad_cam(model: Network, images: Tensor, normalization: Normalization, class
     maps are those of the network's last block, interpolated bilinearly: H / 8 by W / 8 for ResNet.
     """
     inputs = normalization(images.to(normalization.scale.device))
-    layer = LayerGradCam(model.eval(), model.last_block)
-    coarse = layer.attribute(inputs, target=classes.to(inputs.device), relu_attributions=True).detach().cpu()
+    cut: list[Tensor] = []
+
+    def begin_here(*call: Any) -> Tensor:
+        cut.append(call[-1].detach().requires_grad_())
+        return cut[0].clone()  # the rest of the network may change it in place
+
+    with model.last_block.register_forward_hook(begin_here):
+        logits = model.eval()(inputs)
+    (gradient,) = torch.autograd.grad(logits.gather(1, classes.to(inputs.device)[:, None]).sum(), cut)
+    coarse = (gradient.mean((2, 3), keepdim=True) * cut[0]).sum(1, keepdim=True).relu().detach().cpu()
     # 3x3 convolutions of stride 2 and padding 1 look around pixels 0, 2, 4, ..., so cell i lies around pixel
     # 8 i after three. Interpolation takes it to lie at 8 i + 3.5: so one cell more, and half of one cut off.
     height, width = images.shape[-2:]
     cell = height // coarse.shape[-2]
-    wider: Tensor = pad(coarse, (0, 1, 0, 1), mode="replicate")
-    maps: Tensor = LayerAttribution.interpolate(wider, (height + cell, width + cell), "bilinear")
+    wider = pad(coarse, (0, 1, 0, 1), mode="replicate")
+    maps = interpolate(wider, (height + cell, width + cell), mode="bilinear", align_corners=False)
     return maps[:, 0, cell // 2 :, cell // 2 :][:, :height, :width]
 
 
@@ -41,7 +51,7 @@ def figure(images: Tensor, maps: Tensor, titles: list[str]) -> Figure:
     for axes in grid.flat:
         axes.set_axis_off()
     for image, heat, title, (left, right, _) in zip(images, maps, titles, grid.reshape(-1, 3), strict=False):
-        left.set_title(title, fontsize=9, loc="left")
+        left.set_title(title, fontsize=9, loc="left", parse_math=False)
         left.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
         right.imshow(image.float().mean(0).numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         right.imshow(heat.numpy(), cmap="jet", vmin=0, vmax=max(float(heat.max()), 1e-12), alpha=0.5)

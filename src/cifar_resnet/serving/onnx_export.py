@@ -13,8 +13,9 @@ from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 from pydantic import Field
 from torch import Tensor, nn
 
-from cifar_resnet.files.params import Config, UserError
+from cifar_resnet.errors import UserError
 from cifar_resnet.network.inference import Normalization
+from cifar_resnet.params import Config
 
 # Of the largest logit. Float32 with batch norms folded into the convolutions gives 1e-6 for ResNet50; wrong
 # weights or a wrong normalization give more than 1e-2.

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cifar_resnet.files.params import Config
+from cifar_resnet.params import Config
 
 FIXED_POINT = 16  # fractional bits in Pillow's affine transform (libImaging/Geometry.c, affine_fixed)
 
@@ -29,33 +29,35 @@ class AugmentationConfig(Config):
     cutout: int = Field(ge=0, le=64, multiple_of=2)
 
 
-class Draws(NamedTuple):
+class AugmentationParams(NamedTuple):
     """One augmentation per image, on any device."""
 
-    matrix: Tensor  # (N, 6) int32: output to source pixel as Pillow's (a, b, c, d, e, f) in 16.16 fixed point
+    affine: Tensor  # (N, 6) int32: output to source pixel as Pillow's (a, b, c, d, e, f) in 16.16 fixed point
     offset: Tensor  # (N, 2) int32: top and left of the crop in the padded image, 0 .. 2 * padding
-    hole: Tensor  # (N, 4) int32: top, bottom, left, right of the cut out square; bottom and right excluded
+    cutout_box: Tensor  # (N, 4) int32: top, bottom, left, right of the square; bottom, right excluded
 
-    def to(self, device: torch.device) -> "Draws":
+    def to(self, device: torch.device) -> "AugmentationParams":
         """Return the same draws on `device`."""
-        return Draws(*(t.to(device, non_blocking=True) for t in self))
+        return AugmentationParams(*(t.to(device, non_blocking=True) for t in self))
 
-    def rows(self, index: int | slice | Tensor) -> "Draws":
+    def select(self, index: int | slice | Tensor) -> "AugmentationParams":
         """Return the draws of some of the images."""
-        return Draws(*(t[index] for t in self))
+        return AugmentationParams(*(t[index] for t in self))
 
 
-def draw(config: AugmentationConfig, count: int, size: int, generator: torch.Generator) -> Draws:
+def sample(
+    config: AugmentationConfig, count: int, size: int, generator: torch.Generator
+) -> AugmentationParams:
     """Draw augmentations for `count` images of `size` x `size` pixels."""
     flip = torch.rand(count, generator=generator) < config.flip
     angle = (torch.rand(count, generator=generator, dtype=torch.float64) * 2 - 1) * config.rotation
     offset = torch.randint(0, 2 * config.padding + 1, (count, 2), generator=generator)
     centre = torch.randint(0, size, (count, 2), generator=generator)
-    hole = torch.stack([centre - config.cutout // 2, centre + config.cutout // 2], dim=2)
-    return Draws(matrix(flip, angle, size), offset.int(), hole.flatten(1).int())
+    cutout_box = torch.stack([centre - config.cutout // 2, centre + config.cutout // 2], dim=2)
+    return AugmentationParams(affine(flip, angle, size), offset.int(), cutout_box.flatten(1).int())
 
 
-def matrix(flip: Tensor, angle: Tensor, size: int) -> Tensor:
+def affine(flip: Tensor, angle: Tensor, size: int) -> Tensor:
     """Return the (N, 6) int32 map of a flip, then `PIL.Image.rotate(angle)`, of `size` x `size` pixels.
 
     `flip`: (N,) bool; `angle`: (N,) float64, degrees, counter-clockwise about the centre. Follows
@@ -74,8 +76,8 @@ def matrix(flip: Tensor, angle: Tensor, size: int) -> Tensor:
     return fixed
 
 
-def augment(images: Tensor, draws: Draws, padding: int) -> Tensor:
-    """Flip, rotate and crop each image, then cut a hole into it, by its own draw.
+def augment(images: Tensor, draws: AugmentationParams, padding: int) -> Tensor:
+    """Flip, rotate and crop each image, then cut a square out of it, by its own draw.
 
     `images`: (N, C, S, S) of finite numbers, fastest in channels_last; returns the same shape and dtype in
     channels_last. Pixels from outside are zero.
@@ -85,13 +87,13 @@ def augment(images: Tensor, draws: Draws, padding: int) -> Tensor:
     pixel = torch.arange(size, dtype=torch.int32, device=images.device)
     y = pixel + (draws.offset[:, :1] - padding)  # (N, S): row in the rotated image
     x = pixel + (draws.offset[:, 1:] - padding)
-    a, b, c, d, e, f = draws.matrix.T[:, :, None]
+    a, b, c, d, e, f = draws.affine.T[:, :, None]
     source_x = (b * y + c)[:, :, None] + (a * x)[:, None, :] >> FIXED_POINT  # (N, S, S)
     source_y = (e * y + f)[:, :, None] + (d * x)[:, None, :] >> FIXED_POINT
     # v | last - v is negative just where v is outside 0 .. last
     inside = (source_x | last - source_x | source_y | last - source_y) >= 0
     inside = inside & ((y | last - y) >= 0)[:, :, None] & ((x | last - x) >= 0)[:, None, :]
-    top, bottom, left, right = draws.hole.T[:, :, None]
+    top, bottom, left, right = draws.cutout_box.T[:, :, None]
     rows, columns = (pixel < top) | (pixel >= bottom), (pixel < left) | (pixel >= right)
     inside = inside & (rows[:, :, None] | columns[:, None, :])
     first = torch.arange(n, device=images.device)[:, None, None] * size**2

@@ -4,10 +4,11 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from cifar_resnet.files.params import Config, UserError
-from cifar_resnet.network.device import Compile, Device, Precision
+from cifar_resnet.errors import UserError
 from cifar_resnet.network.inference import NormalizationConfig
 from cifar_resnet.network.model import ModelConfig
+from cifar_resnet.numerics import Compile, Device, Precision
+from cifar_resnet.params import Config
 from cifar_resnet.training.augmentation import AugmentationConfig
 from cifar_resnet.training.mixing import MixingConfig
 from cifar_resnet.training.optimizer import OptimizerConfig
@@ -15,7 +16,8 @@ from cifar_resnet.training.schedule import ScheduleConfig
 
 
 class TrainConfig(Config):
-    """The hyperparameters of a run. `patience`: epochs without a better validation accuracy.
+    """The hyperparameters of a run. `patience`: epochs without a better validation accuracy
+    (not used with `all_images`).
 
     `processes`: how many share each batch. `label_smoothing`: Szegedy et al. 2015,
     https://arxiv.org/abs/1512.00567, section 7. `ema_decay`: of the moving average of the weights and of the
@@ -47,6 +49,14 @@ class TrainConfig(Config):
     def _equal_shares(self) -> Self:
         if self.batch_size % self.processes:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of processes {self.processes}")
+        return self
+
+    @model_validator(mode="after")
+    def _some_epochs_mix(self) -> Self:
+        if self.mixing.cutmix + self.mixing.mixup > 0 and self.mixing.plain_epochs >= self.epochs:
+            raise ValueError(
+                f"mixing.plain_epochs {self.mixing.plain_epochs} must be less than epochs {self.epochs}"
+            )
         return self
 
 

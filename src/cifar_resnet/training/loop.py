@@ -8,21 +8,21 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cifar_resnet.images import Images
+from cifar_resnet.network.base import Network
 from cifar_resnet.network.inference import Normalization, build_normalization, forward, predict
-from cifar_resnet.network.network import Network
 from cifar_resnet.randomness import generator
-from cifar_resnet.training.augmentation import Draws, augment, draw
-from cifar_resnet.training.average import update_average
+from cifar_resnet.training.augmentation import AugmentationParams, augment, sample
 from cifar_resnet.training.config import TrainConfig, steps_per_epoch
-from cifar_resnet.training.distributed.world import ALONE, World, replicate
-from cifar_resnet.training.mixing import Mixing, draw_mixing, mix, mixed_cross_entropy
+from cifar_resnet.training.distributed.world import SINGLE_PROCESS, World, wrap_ddp
+from cifar_resnet.training.ema import update_ema
+from cifar_resnet.training.mixing import MixParams, mix, mixed_cross_entropy, sample_mixing
 from cifar_resnet.training.schedule import lr_factor
-from cifar_resnet.training.state import Record, TrainState, stop_reason
+from cifar_resnet.training.state import EpochMetrics, TrainState, stop_reason
 
 VAL_BATCH = 4  # validation batches, in training batches: without a backward pass, four fit where one did
 
 
-class TrainLoss(nn.Module):
+class StepLoss(nn.Module):
     """What a step computes before the backward pass: the loss of a batch of images as they are stored."""
 
     def __init__(
@@ -31,7 +31,9 @@ class TrainLoss(nn.Module):
         super().__init__()
         self.model, self.config, self.normalization, self.dtype = model, config, normalization, dtype
 
-    def forward(self, batch: Images, draws: Draws, mixing: Mixing | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: Images, draws: AugmentationParams, mixing: MixParams | None
+    ) -> tuple[Tensor, Tensor]:
         """Return the mean loss, and that with the count of correct predictions: (2,) float32.
 
         With `mixing`, `batch` and `draws` have one image more, in front.
@@ -43,13 +45,13 @@ class TrainLoss(nn.Module):
             loss = cross_entropy(logits, labels, label_smoothing=smoothing)
         else:
             logits = forward(self.model, mix(images, mixing), self.normalization, self.dtype)
-            loss, labels = mixed_cross_entropy(logits, labels, mixing.share, smoothing), labels[1:]
+            loss, labels = mixed_cross_entropy(logits, labels, mixing.lam, smoothing), labels[1:]
         return loss, torch.stack([loss.detach(), (logits.argmax(1) == labels).sum()])
 
 
-def epoch_inputs(
+def epoch_plan(
     config: TrainConfig, epoch: int, images: Tensor, world: World
-) -> tuple[Tensor, Draws, Mixing | None]:
+) -> tuple[Tensor, AugmentationParams, MixParams | None]:
     """Return which of `images` each step of an epoch takes and how they are augmented and mixed.
 
     `images`: (N, 3, S, S). The result lies on their device and has the shape (steps, batch_size / processes,
@@ -57,15 +59,15 @@ def epoch_inputs(
     """
     count, size, device = len(images), images.shape[-1], images.device
     order = torch.randperm(count, generator=generator(config.seed, "shuffle", epoch))
-    draws = draw(config.augmentation, count, size, generator(config.seed, "augmentation", epoch))
+    draws = sample(config.augmentation, count, size, generator(config.seed, "augmentation", epoch))
     steps, mixing = steps_per_epoch(config, count), None
     mixed = bool(config.mixing.cutmix or config.mixing.mixup)
     if mixed:
         plain = epoch >= config.epochs - config.mixing.plain_epochs
-        drawn = draw_mixing(config.mixing, count, size, plain, generator(config.seed, "mixing", epoch))
-        mixing = drawn.rows(world.share(steps, config.batch_size)).to(device)
-    share = world.share(steps, config.batch_size, before=mixed)
-    return order[share].to(device), draws.rows(share).to(device), mixing
+        drawn = sample_mixing(config.mixing, count, size, plain, generator(config.seed, "mixing", epoch))
+        mixing = drawn.select(world.shard_indices(steps, config.batch_size)).to(device)
+    share = world.shard_indices(steps, config.batch_size, before=mixed)
+    return order[share].to(device), draws.select(share).to(device), mixing
 
 
 def fit(
@@ -75,8 +77,8 @@ def fit(
     val: Images,
     dtype: torch.dtype,
     compiled: bool = False,
-    world: World = ALONE,
-) -> Iterator[tuple[TrainState, Record | None]]:
+    world: World = SINGLE_PROCESS,
+) -> Iterator[tuple[TrainState, EpochMetrics | None]]:
     """Train until `stop_reason`, updating `state` in place.
 
     Yields after every step (record None) and after every epoch (its record). Between two steps nothing
@@ -89,58 +91,58 @@ def fit(
     often and has the same state at every yield.
     Raises ValueError when the loss becomes NaN or infinite.
     """
-    device = state.totals.device
+    device = state.epoch_sums.device
     normalization = build_normalization(config.normalization, device)
     train, val = train.channels_last(), val.channels_last()
     steps = steps_per_epoch(config, len(train.labels))
-    train_loss: nn.Module = TrainLoss(state.model, config, normalization, dtype)
+    train_loss: nn.Module = StepLoss(state.model, config, normalization, dtype)
     val_forward = torch.compile(forward, fullgraph=True, dynamic=False) if compiled else forward
-    evaluated = state.average or state.model
+    evaluated = state.ema or state.model
     state.model.train()
     if compiled:
         train_loss.compile(fullgraph=True, dynamic=False)
     if world.size > 1:
-        order, draws, mixing = epoch_inputs(config, 0, train.images, world)
-        images, mixed = train.rows(order[0]), mixing and mixing.rows(0)
-        train_loss = replicate(train_loss, images, draws.rows(0), mixed)
+        order, draws, mixing = epoch_plan(config, 0, train.images, world)
+        images, mixed = train.select(order[0]), mixing and mixing.select(0)
+        train_loss = wrap_ddp(train_loss, images, draws.select(0), mixed)
     while stop_reason(state, config) is None:
-        order, draws, mixing = epoch_inputs(config, state.epoch, train.images, world)
+        order, draws, mixing = epoch_plan(config, state.epoch, train.images, world)
         state.model.train()
         for step in range(state.step, steps):
             done = state.epoch * steps + step
             for group in state.optimizer.param_groups:
                 group["lr"] = config.optimizer.lr * lr_factor(config.schedule, done, config.epochs * steps)
-            images, mixed = train.rows(order[step]), mixing and mixing.rows(step)
-            loss, totals = train_loss(images, draws.rows(step), mixed)
+            images, mixed = train.select(order[step]), mixing and mixing.select(step)
+            loss, totals = train_loss(images, draws.select(step), mixed)
             state.scaler.scale(loss).backward()
             state.scaler.step(state.optimizer)
             state.scaler.update()
-            if state.average:
-                update_average(state.average, state.model, config.ema_decay, done)
+            if state.ema:
+                update_ema(state.ema, state.model, config.ema_decay, done)
             state.optimizer.zero_grad()
-            state.totals += world.sum(totals)
+            state.epoch_sums += world.all_reduce_sum(totals)
             state.step = step + 1
             yield state, None
         state.check_loss()
         val_totals = torch.zeros(2, device=device)
-        batches = [map(world.part, tensor.split(VAL_BATCH * config.batch_size)) for tensor in val]
+        batches = [map(world.shard, tensor.split(VAL_BATCH * config.batch_size)) for tensor in val]
         predictions = predict(evaluated, batches[0], normalization, dtype, val_forward)
         for logits, labels in zip(predictions, batches[1], strict=True):
             loss = cross_entropy(logits, labels, reduction="sum")
             val_totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
             yield state, None
-        world.sum(val_totals)
+        world.all_reduce_sum(val_totals)
         record = {
             "epoch": state.epoch + 1,
-            "train_loss": state.totals[0].item() / (steps * world.size),
-            "train_accuracy": state.totals[1].item() / (steps * config.batch_size),
+            "train_loss": state.epoch_sums[0].item() / (steps * world.size),
+            "train_accuracy": state.epoch_sums[1].item() / (steps * config.batch_size),
             "val_loss": val_totals[0].item() / len(val.labels),
             "val_accuracy": val_totals[1].item() / len(val.labels),
             "lr": state.optimizer.param_groups[0]["lr"],
         }
         state.history.append(record)
-        if state.kept(config) is record:
+        if state.best_record(config) is record:
             state.best_weights = copy.deepcopy(evaluated.state_dict())
         state.epoch, state.step = state.epoch + 1, 0
-        state.totals.zero_()
+        state.epoch_sums.zero_()
         yield state, record

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cifar_resnet.files.params import Config
+from cifar_resnet.params import Config
 
 
 class MixingConfig(Config):
@@ -29,25 +29,25 @@ class MixingConfig(Config):
         return self
 
 
-class Mixing(NamedTuple):
+class MixParams(NamedTuple):
     """One mixing per image, on any device."""
 
     box: Tensor  # (N, 4) int32: top, bottom, left, right (bottom, right excluded) of the neighbour's part
     blend: Tensor  # (N,) float32: the image's own share outside the box
-    share: Tensor  # (N,) float32: the image's own share of the label
+    lam: Tensor  # (N,) float32: the image's own share of the label
 
-    def to(self, device: torch.device) -> "Mixing":
+    def to(self, device: torch.device) -> "MixParams":
         """Return the same draws on `device`."""
-        return Mixing(*(t.to(device, non_blocking=True) for t in self))
+        return MixParams(*(t.to(device, non_blocking=True) for t in self))
 
-    def rows(self, index: int | Tensor) -> "Mixing":
+    def select(self, index: int | Tensor) -> "MixParams":
         """Return the draws of some of the images."""
-        return Mixing(*(t[index] for t in self))
+        return MixParams(*(t[index] for t in self))
 
 
-def draw_mixing(
+def sample_mixing(
     config: MixingConfig, count: int, size: int, plain: bool, generator: torch.Generator
-) -> Mixing:
+) -> MixParams:
     """Draw mixings for `count` images of `size` x `size` pixels; `plain` ones change nothing."""
     kind, share = torch.rand(2, count, generator=generator)
     kind = kind + plain
@@ -60,10 +60,10 @@ def draw_mixing(
     box = torch.stack([low[0], high[0], low[1], high[1]], dim=1).int()
     area = (high - low).prod(0)
     blend = torch.where(mixup, share, 1.0)
-    return Mixing(box, blend, torch.where(cutmix, 1 - area / size**2, blend))
+    return MixParams(box, blend, torch.where(cutmix, 1 - area / size**2, blend))
 
 
-def mix(images: Tensor, mixing: Mixing) -> Tensor:
+def mix(images: Tensor, mixing: MixParams) -> Tensor:
     """Return each image but the first mixed with the one before it: (N, C, S, S).
 
     `images`: (N + 1, C, S, S), the first being the neighbour of the second alone; `mixing`: of the N others.
@@ -77,14 +77,14 @@ def mix(images: Tensor, mixing: Mixing) -> Tensor:
     return mixed
 
 
-def mixed_cross_entropy(logits: Tensor, labels: Tensor, share: Tensor, label_smoothing: float) -> Tensor:
+def mixed_cross_entropy(logits: Tensor, labels: Tensor, lam: Tensor, label_smoothing: float) -> Tensor:
     """Return the mean cross-entropy with both labels of mixed images, weighted by their shares.
 
     `logits`: (N, classes) float32; `labels`: (N + 1,) int64, the first one being the neighbour's of the
-    first image; `share`: (N,) as in `Mixing`.
+    first image; `share`: (N,) as in `MixParams`.
     """
     own, neighbours = (
         cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
         for target in (labels[1:], labels[:-1])
     )
-    return (share * own + (1 - share) * neighbours).mean()
+    return (lam * own + (1 - lam) * neighbours).mean()

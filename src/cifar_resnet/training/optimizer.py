@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import nn
 from torch.optim import AdamW
 
-from cifar_resnet.files.params import Config
+from cifar_resnet.params import Config
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -24,11 +24,11 @@ class OptimizerConfig(Config):
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
-    """Return AdamW over all parameters, in the fused implementation (one kernel for the whole model)."""
+    """Return AdamW over all parameters, for `new_state`; fused: one kernel for the whole model."""
     parameters = list(model.parameters())
-    decayed = [p for p in parameters if config.decay_all or p.ndim >= 2]
-    spared = [p for p in parameters if not config.decay_all and p.ndim < 2]
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}]
-    if spared:
-        groups.append({"params": spared, "weight_decay": 0.0})
+    decay = [p for p in parameters if config.decay_all or p.ndim >= 2]
+    no_decay = [p for p in parameters if not config.decay_all and p.ndim < 2]
+    groups: list[dict[str, Any]] = [{"params": decay, "weight_decay": config.weight_decay}]
+    if no_decay:
+        groups.append({"params": no_decay, "weight_decay": 0.0})
     return AdamW(groups, lr=config.lr, betas=config.betas, fused=True)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cifar_resnet.files.params import Config
+from cifar_resnet.params import Config
 
 
 class ScheduleConfig(Config):
@@ -27,6 +27,8 @@ def lr_factor(config: ScheduleConfig, step: int, steps: int) -> float:
     rising = round(config.warmup * steps)
     if step < rising:
         return (step + 1) / rising
-    if config.shape == "constant":
-        return 1.0
-    return (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
+    match config.shape:
+        case "constant":
+            return 1.0
+        case "cosine":
+            return (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2

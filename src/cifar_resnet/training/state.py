@@ -6,21 +6,20 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from cifar_resnet.files.params import UserError
+from cifar_resnet.errors import UserError
+from cifar_resnet.network.base import Network
 from cifar_resnet.network.model import build_model
-from cifar_resnet.network.network import Network
 from cifar_resnet.randomness import generator
 from cifar_resnet.training.config import TrainConfig
-from cifar_resnet.training.distributed.batch_norm import synchronize
+from cifar_resnet.training.distributed.batch_norm import convert_batch_norm
 from cifar_resnet.training.optimizer import build_optimizer
 
-Record = dict[str, float]  # one row of the history
+EpochMetrics = dict[str, float]  # one row of the history
 
 
 @dataclass
@@ -29,15 +28,15 @@ class TrainState:
 
     model: Network
     optimizer: Optimizer
-    average: Network | None
+    ema: Network | None
     scaler: GradScaler  # of float16 gradients; in other precisions it does nothing
-    totals: Tensor  # (2,) float32: this epoch's sum of batch losses and count of correct predictions
+    epoch_sums: Tensor  # (2,) float32: this epoch's sum of batch losses and count of correct predictions
     epoch: int = 0  # epochs finished
     step: int = 0  # steps finished in this epoch
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    history: list[Record] = field(default_factory=list)
+    history: list[EpochMetrics] = field(default_factory=list)
 
-    def kept(self, config: TrainConfig) -> Record:
+    def best_record(self, config: TrainConfig) -> EpochMetrics:
         """Return the epoch with the highest validation accuracy, the first of equals; or the last one."""
         return self.history[-1] if config.all_images else max(self.history, key=itemgetter("val_accuracy"))
 
@@ -47,9 +46,9 @@ class TrainState:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": self.average and self.average.state_dict(),
+            "ema": self.ema and self.ema.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "totals": self.totals,
+            "epoch_sums": self.epoch_sums,
             "epoch": self.epoch,
             "step": self.step,
             "best_weights": self.best_weights,
@@ -60,17 +59,17 @@ class TrainState:
         """Go on from what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
-        self.totals.copy_(state["totals"])
+        self.epoch_sums.copy_(state["epoch_sums"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.best_weights, self.history = state["best_weights"], state["history"]
 
     def check_loss(self) -> None:
         """Raise UserError when the training loss has become NaN or infinite."""
-        loss = self.totals[0].item()
+        loss = self.epoch_sums[0].item()
         if not math.isfinite(loss):
             raise UserError(
                 f"the training loss became {loss} in epoch {self.epoch + 1}, at or before step {self.step};"
@@ -89,29 +88,24 @@ def new_state(
     initialization = generator(config.seed, "initialization")
     model = build_model(config.model, classes, initialization, config.zero_gamma).to(device)
     if config.processes > 1:
-        synchronize(model)
+        convert_batch_norm(model)
     optimizer = build_optimizer(model, config.optimizer)
     average = copy.deepcopy(model) if config.ema_decay else None
     scaler = GradScaler(device.type, enabled=dtype == torch.float16)
-    return TrainState(model, optimizer, average, scaler, totals=torch.zeros(2, device=device))
+    return TrainState(model, optimizer, average, scaler, epoch_sums=torch.zeros(2, device=device))
 
 
 def stop_reason(state: TrainState, config: TrainConfig) -> str | None:
     """Return why training is over, or None while it is not."""
     if state.epoch >= config.epochs:
         return "epoch budget spent"
-    if state.history and state.epoch - state.kept(config)["epoch"] >= config.patience:
+    if state.history and state.epoch - state.best_record(config)["epoch"] >= config.patience:
         return f"no better validation accuracy in {config.patience} epochs"
     return None
 
 
 def summary(state: TrainState, config: TrainConfig) -> dict[str, Any]:
     """Return what a finished run came to: the kept epoch with its losses and accuracies, and why it ended."""
-    kept = {name: value for name, value in state.kept(config).items() if name not in ("epoch", "lr")}
+    kept = {name: value for name, value in state.best_record(config).items() if name not in ("epoch", "lr")}
     end = {"epochs": state.epoch, "stopped": stop_reason(state, config)}
-    return {"best_epoch": state.kept(config)["epoch"]} | kept | end
-
-
-def history_table(state: TrainState) -> pd.DataFrame:
-    """Return a row per finished epoch."""
-    return pd.DataFrame(state.history)
+    return {"best_epoch": state.best_record(config)["epoch"]} | kept | end

@@ -77,7 +77,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         return normalized
 
 
-def synchronize(model: nn.Module) -> None:
+def convert_batch_norm(model: nn.Module) -> None:
     """Let the batch norms of `model` take their statistics from the global batch."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:

@@ -26,7 +26,7 @@ class World:
     rank: int = 0
     size: int = 1
 
-    def share(self, steps: int, batch_size: int, before: bool = False) -> Tensor:
+    def shard_indices(self, steps: int, batch_size: int, before: bool = False) -> Tensor:
         """Return where this process's images are in an epoch's order: (steps, batch_size / size) int64.
 
         `before`: with a first column for the image before its first one in the global batch, in a circle.
@@ -37,17 +37,17 @@ class World:
         own = batches[:, first : first + count]
         return torch.cat([batches[:, [first - 1]], own], 1) if before else own
 
-    def part(self, batch: Tensor) -> Tensor:
+    def shard(self, batch: Tensor) -> Tensor:
         """Return this process's part of a batch of any size; the parts together are the batch."""
         return batch.tensor_split(self.size)[self.rank]
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """Add up `values` over the processes, in place; they are the same everywhere then, to the bit."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
-    def highest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """Return the highest `number` of any process. Waits for the processes, but not for their GPUs."""
         if self.size == 1:
             return number
@@ -64,7 +64,7 @@ class World:
         return values[0]
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def join(processes: int, device: torch.device) -> Iterator[World]:
     When another process ends early, the next exchange raises what NCCL or Gloo raises.
     """
     if processes == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     healthy = True
@@ -88,7 +88,7 @@ def join(processes: int, device: torch.device) -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def replicate(module: nn.Module, *inputs: Any) -> DistributedDataParallel:
+def wrap_ddp(module: nn.Module, *inputs: Any) -> DistributedDataParallel:
     """Return `module`, whose first output is a loss, such that a backward pass leaves the mean gradients.
 
     `inputs` are for one forward and backward pass that leaves no trace: only after it does PyTorch settle the

@@ -7,6 +7,7 @@ and renamed, so a reader sees the old one or the new one, and a cached copy of D
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load, save
 from torch import Tensor
 
-from cifar_resnet.files.params import UserError
-from cifar_resnet.files.params import read_params as read_params
-from cifar_resnet.files.params import read_section as read_section
-from cifar_resnet.files.params import read_yaml as read_yaml
+from cifar_resnet.errors import UserError
 
 RAW = Path("data/raw/cifar-10-batches-py")
 PICTURES = Path("data/raw/pictures")
@@ -32,12 +30,14 @@ ONNX = Path("models/resnet50.onnx")
 CARD = Path("models/README.md")
 CACHE = platformdirs.user_cache_path("cifar-resnet")
 LOGS = Path(os.environ.get("CIFAR_RESNET_LOGS", "logs"))  # a sweep gives each run a folder of its own
-UNSEALED = "0" * 64  # in place of a tensor file's own SHA-256 while it is computed
-KEY = "cifar_resnet"  # of the description in a tensor file's metadata
+DIGEST_PLACEHOLDER = "0" * 64  # in place of a tensor file's own SHA-256 while it is computed
+HEADER_BYTES = 10_000_000  # more than the description and the list of tensors take
+TEXT = ("class", "error", "label", "prediction", "test_label", "train_label")  # columns with names of classes
+METADATA_KEY = "cifar_resnet"  # of the description in a tensor file's metadata
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, which becomes `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part{path.suffix}")
@@ -55,9 +55,23 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path`, which replaces the folder `path` when the block ends well."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path`."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -79,27 +93,23 @@ def read_metrics(name: str) -> Any:
 
 def write_table(name: str, table: pd.DataFrame) -> None:
     """Write plots/NAME.csv."""
-    _write_csv(Path(f"plots/{name}.csv"), table)
+    write_csv(Path(f"plots/{name}.csv"), table)
 
 
 def read_table(name: str) -> pd.DataFrame:
     """Return plots/NAME.csv."""
-    return pd.read_csv(Path(f"plots/{name}.csv"))
+    return read_csv(Path(f"plots/{name}.csv"))
 
 
-def write_duplicates(table: pd.DataFrame) -> None:
-    """Write which test images have a near-duplicate; perhaps none has."""
-    _write_csv(DUPLICATES, table)
-
-
-def read_duplicates() -> pd.DataFrame:
-    """Return what `write_duplicates` wrote."""
-    return pd.read_csv(DUPLICATES)
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    with replacing(path) as temporary:
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write `table` without its index."""
+    with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Return what `write_csv` wrote; the columns of `TEXT` are text, also of a class 007 or None."""
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
 
 
 def append_log(name: str, record: Mapping[str, Any]) -> None:
@@ -110,7 +120,7 @@ def append_log(name: str, record: Mapping[str, Any]) -> None:
 
 def write_figure(name: str, figure: Figure) -> None:
     """Write plots/NAME.png, without the version that Matplotlib would add."""
-    with replacing(Path(f"plots/{name}.png")) as temporary:
+    with atomic_write(Path(f"plots/{name}.png")) as temporary:
         figure.savefig(temporary, dpi=100, metadata={"Software": None})
 
 
@@ -119,16 +129,16 @@ def tensors_path(name: str) -> Path:
     return TENSORS / f"{name}.safetensors"
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors and their JSON description `about` as a safetensors file that holds its own SHA-256.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and their JSON description `metadata` as a safetensors file that holds its own SHA-256.
 
     The digest is that of the file with 64 zeros in its place, so it covers every byte. The same tensors and
     description give the same bytes.
     """
-    metadata = {KEY: json.dumps({**about, "sha256": UNSEALED}, sort_keys=True)}
+    metadata = {METADATA_KEY: json.dumps({**metadata, "sha256": DIGEST_PLACEHOLDER}, sort_keys=True)}
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
     digest = hashlib.sha256(content).hexdigest()
-    write_bytes(path, content.replace(UNSEALED.encode(), digest.encode(), 1))
+    write_bytes(path, content.replace(DIGEST_PLACEHOLDER.encode(), digest.encode(), 1))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -146,12 +156,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} is missing{remedy}") from None
     try:
         header = content[8 : 8 + int.from_bytes(content[:8], "little")]
-        about: dict[str, Any] = json.loads(json.loads(header)["__metadata__"][KEY])
-        unsealed = content.replace(about["sha256"].encode(), UNSEALED.encode(), 1)
-        intact = hashlib.sha256(unsealed).hexdigest() == about["sha256"]
+        metadata: dict[str, Any] = json.loads(json.loads(header)["__metadata__"][METADATA_KEY])
+        unsealed = content.replace(metadata["sha256"].encode(), DIGEST_PLACEHOLDER.encode(), 1)
+        intact = hashlib.sha256(unsealed).hexdigest() == metadata["sha256"]
     except (ValueError, KeyError, TypeError, AttributeError):
         intact = False
     if not intact:
         remedy = f"; `dvc repro --force {stage}` makes it again" if stage else ""
+        if METADATA_KEY.encode() not in content[:HEADER_BYTES]:
+            raise UserError(f"{path} is damaged, or not a safetensors file that this project wrote{remedy}")
         raise UserError(f"{path} is damaged: its SHA-256 is not the one it was written with{remedy}")
-    return load(content), about
+    return load(content), metadata

@@ -37,25 +37,23 @@ def unpack(source: Path, folder: Path) -> None:
 
     Raises SourceError when `source` lacks one or cannot be read, OSError when `folder` cannot be written.
     """
-    missing = set(SHA256)
-    for name, content in _members(source, folder):
+    missing = dict(SHA256)
+    for name, content in _members(source):
         if name in missing:
-            digest = hashlib.sha256(content).hexdigest()
-            if digest != SHA256[name]:
-                raise SourceError(
-                    f"{name} is not the official file: SHA-256 {digest[:12]}, not {SHA256[name][:12]}"
-                )
+            digest, right = hashlib.sha256(content).hexdigest(), missing.pop(name)
+            if digest != right:
+                raise SourceError(f"{name} is not the official file: SHA-256 {digest[:12]}, not {right[:12]}")
             files.write_bytes(folder / name, content)
-            missing.remove(name)
         if not missing:
             return
     raise SourceError(f"it holds no file {FOLDER}/{min(missing)}")
 
 
-def _members(source: Path, folder: Path) -> Iterator[tuple[str, bytes]]:
+def _members(source: Path) -> Iterator[tuple[str, bytes]]:
     """Give (name, content) of the files in `source` that are called as the official ones.
 
-    Every error is a SourceError: what is read here is apart from what is written.
+    Every error is a SourceError: what is read here is apart from what is written. Nothing is written to a
+    path that an archive names, and links in it are passed over.
     """
     try:
         if source.is_dir():
@@ -63,17 +61,15 @@ def _members(source: Path, folder: Path) -> Iterator[tuple[str, bytes]]:
             yield from ((name, (inner / name).read_bytes()) for name in SHA256)
             return
         with source.open("rb") as file:
-            packed = file.read(len(GZIP)) == GZIP
-        stream = _Capped(source) if packed else source.open("rb")
-        with stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            for member in archive:
-                if member.size > MEMBER_LIMIT:
-                    raise SourceError(f"{member.name!r} would unpack to {member.size} bytes")
-                # PEP 706: raises a TarError for what would land outside of `folder` and for devices.
-                path = PurePosixPath(tarfile.data_filter(member, str(folder)).name)
-                if member.isreg() and path.parent.name == FOLDER and path.name in SHA256:
-                    content = archive.extractfile(member)
-                    yield path.name, content.read() if content else b""
+            packed = file.peek(len(GZIP)).startswith(GZIP)
+            with tarfile.open(fileobj=_Capped(fileobj=file) if packed else file, mode="r|") as archive:
+                for member in archive:
+                    if member.size > MEMBER_LIMIT:
+                        raise SourceError(f"{member.name!r} would unpack to {member.size} bytes")
+                    path = PurePosixPath(member.name)
+                    if member.isreg() and path.parent.name == FOLDER and path.name in SHA256:
+                        content = archive.extractfile(member)
+                        yield path.name, content.read() if content else b""
     # ValueError: tarfile lets one through where a header's number is none.
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
         raise SourceError(f"unreadable: {error}") from error

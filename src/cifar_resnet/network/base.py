@@ -1,12 +1,11 @@
 """What every network tells of itself: to the model card, to Grad-CAM, to its initialization."""
 
-from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
 
 
-class Network(nn.Module, ABC):
+class Network(nn.Module):
     """A network from (N, 3, H, W) float32 images to (N, classes) logits.
 
     A subclass is made with its section of params.yaml and the number of classes. It takes images of any size,
@@ -16,30 +15,18 @@ class Network(nn.Module, ABC):
     def __init__(self, config: Any, classes: int) -> None:  # noqa: ARG002 -- what a subclass takes
         super().__init__()
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What the model card calls it."""
+    name: str  # what the model card calls it
+    description: str  # one or two sentences for the model card
+    torchvision: str | None = (
+        None  # the function of torchvision.models whose weights have the same names and shapes
+    )
 
     @property
-    @abstractmethod
-    def description(self) -> str:
-        """One or two sentences for the model card."""
-
-    @property
-    @abstractmethod
     def last_block(self) -> nn.Module:
         """The module whose (N, C, h, w) output is pooled for the logits: what Grad-CAM looks at."""
+        raise NotImplementedError
 
     @property
-    def last_gammas(self) -> list[Tensor]:
+    def residual_gammas(self) -> list[Tensor]:
         """The weights of each block's last batch norm, which `zero_gamma` sets to 0."""
         return []
-
-    @property
-    def torchvision(self) -> str | None:
-        """The function in torchvision.models that makes a network with the same names and shapes of weights.
-
-        None: there is none.
-        """
-        return None

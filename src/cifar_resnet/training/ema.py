@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Move the weights and statistics of `average` towards those of `model` after step `step` (from 0).
 
     The decay rises to its value as (1 + step) / (10 + step), as in TensorFlow: the start is soon forgotten.

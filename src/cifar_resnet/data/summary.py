@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from cifar_resnet.images import Images, shorten
+from cifar_resnet.images import Images, truncate
 
 GAP = 2  # pixels between sample images
 ZOOM = 3  # dots for each of their pixels, fewer for large ones
@@ -47,7 +47,7 @@ def samples(data: Images, class_names: list[str], per_class: int = 8) -> Figure:
     if len(class_names) > SHOWN:
         heading = f"Training images of the first {SHOWN} of {len(class_names)} classes"
         class_names = class_names[:SHOWN]
-    class_names = [shorten(name, 30) for name in class_names]
+    class_names = [truncate(name, 30) for name in class_names]
     shown = torch.full((len(class_names), per_class, 3, height, width), 255, dtype=torch.uint8)
     for label in range(len(class_names)):
         first = data.images[data.labels == label][:per_class]
@@ -60,7 +60,7 @@ def samples(data: Images, class_names: list[str], per_class: int = 8) -> Figure:
     axes = figure.add_axes((left / (left + across), 0, across / (left + across), down / (down + top)))
     axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
     axes.set(xticks=[], yticks=[GAP + row * (height + GAP) + height / 2 for row in range(len(class_names))])
-    axes.set_yticklabels(class_names)
+    axes.set_yticklabels(class_names, parse_math=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.suptitle(heading, y=1 - 0.05 / (down + top))
