@@ -14,10 +14,10 @@ from torchvision.transforms import v2
 
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import report, speeds
-from cifar_resnet.network import device
+from cifar_resnet import numerics
 from cifar_resnet.network.inference import build_normalization
 from cifar_resnet.randomness import generator
-from cifar_resnet.training.augmentation import augment, draw
+from cifar_resnet.training.augmentation import augment, sample
 
 MEAN, STD = CONFIG.normalization.mean, CONFIG.normalization.std
 ROTATION, PADDING = CONFIG.augmentation.rotation, CONFIG.augmentation.padding
@@ -68,7 +68,7 @@ def kornia() -> nn.Module | None:
 
 def main() -> None:
     """Measure and report."""
-    target = device.select_device("auto")
+    target = numerics.find_device("auto")
     size = CONFIG.batch_size
     batches = 16 if target.type == "cpu" else 176
     data = noise(batches * size, target).channels_last().images
@@ -80,16 +80,16 @@ def main() -> None:
     def prepare(images: Tensor, rows: Tensor, *settings: Tensor) -> Tensor:
         return normalization(augment(images[rows], type(whole)(*settings), PADDING))
 
-    whole = draw(CONFIG.augmentation, len(data), 32, draws).to(target)
+    whole = sample(CONFIG.augmentation, len(data), 32, draws).to(target)
     compiled = torch.compile(prepare, fullgraph=True, dynamic=False)
 
     def epoch(prepare: Callable[..., Tensor]) -> Callable[[], None]:
         def run() -> None:
             order = torch.randperm(len(data), generator=draws).to(target)
-            settings = draw(CONFIG.augmentation, len(data), 32, draws).to(target)
+            settings = sample(CONFIG.augmentation, len(data), 32, draws).to(target)
             for start in range(0, len(data), size):
                 batch = slice(start, start + size)
-                prepare(data, order[batch], *settings.rows(batch))
+                prepare(data, order[batch], *settings.select(batch))
 
         return run
 

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, timings
-from cifar_resnet.network import device
+from cifar_resnet import numerics
 from cifar_resnet.network.resnet import ResNetConfig
 from cifar_resnet.training.loop import fit
 from cifar_resnet.training.state import new_state
@@ -24,14 +24,14 @@ NETWORKS = [
 ]
 
 
-def networks() -> list[Row]:
-    """A training step of narrower, shallower and deeper networks."""
-    device.make_deterministic(True)
-    target = device.select_device("auto")
-    dtype = device.autocast_dtype("auto", target)
+def main() -> None:
+    """Measure a training step of narrower, shallower and deeper networks, and report."""
+    numerics.set_deterministic(True)
+    target = numerics.find_device("auto")
+    dtype = numerics.autocast_dtype("auto", target)
     size, steps = (256, 10) if target.type == "cuda" else (32, 1)
     data = noise(size * steps * 8, target)
-    rows = []
+    rows: list[Row] = []
     for network in NETWORKS:
         config = CONFIG.model_copy(update={"batch_size": size, "model": network})
         state = new_state(config, 10, target)
@@ -54,12 +54,7 @@ def networks() -> list[Row]:
                 "TFLOP/s": total / seconds / 1e12,
             }
         )
-    return rows
-
-
-def main() -> None:
-    """Measure and report."""
-    report("growth_network", "training step, not compiled, deterministic", networks())
+    report("growth_network", "training step, not compiled, deterministic", rows)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
-from cifar_resnet.network import device
+from cifar_resnet import numerics
 from cifar_resnet.process import machine
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -58,13 +59,10 @@ def synchronize() -> None:
 
 def report(name: str, settings: str, rows: list[Row]) -> None:
     """Print the rows and write results/NAME-DEVICE.json."""
-    kind = device.select_device("auto").type
-    hardware = machine.describe(device.select_device("auto"))
+    kind = numerics.find_device("auto").type
+    hardware = machine.facts(numerics.find_device("auto"))
     print(f"\n{name}: {settings}\n{hardware}\n")
-    cells = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        print(line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)))
+    print(pd.DataFrame(rows).map(text).to_string(index=False))
     RESULTS.mkdir(exist_ok=True)
     document = {"settings": settings, "hardware": hardware, "rows": rows}
     (RESULTS / f"{name}-{kind}.json").write_text(json.dumps(document, indent=1) + "\n")

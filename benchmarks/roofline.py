@@ -18,13 +18,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, timings
-from cifar_resnet.network import device
+from cifar_resnet import numerics
 from cifar_resnet.network.inference import build_normalization
 from cifar_resnet.network.model import build_model
+from cifar_resnet.process import memory
 from cifar_resnet.randomness import generator
-from cifar_resnet.training.augmentation import augment, draw
+from cifar_resnet.training.augmentation import augment, sample
 from cifar_resnet.training.optimizer import build_optimizer
 
+COLUMNS = ("GFLOP", "MB", "floor ms", "measured ms", "floor / measured")
 COUNTED = ("convolution", "convolution_backward", "addmm", "mm")
 
 
@@ -67,14 +69,15 @@ def peaks(target: torch.device, dtype: torch.dtype) -> tuple[float, float]:
 
 def main() -> None:
     """Measure and report."""
-    device.make_deterministic(True)
-    target = device.select_device("auto")
-    dtype = device.autocast_dtype("auto", target)
+    numerics.set_deterministic(True)
+    target = numerics.find_device("auto")
+    memory.keep(target)  # as train does
+    dtype = numerics.autocast_dtype("auto", target)
     size = CONFIG.batch_size if target.type == "cuda" else 128
     data = noise(size, target).channels_last()
     model: Any = build_model(CONFIG.model, 10, generator(0, "initialization")).to(target).train()
     normalization = build_normalization(CONFIG.normalization, target)
-    settings = draw(CONFIG.augmentation, size, 32, generator(0, "augmentation")).to(target)
+    settings = sample(CONFIG.augmentation, size, 32, generator(0, "augmentation")).to(target)
     calls: dict[str, Callable[[], object]] = {}
     work: dict[str, tuple[float, float]] = {}  # FLOPs, bytes
 
@@ -130,24 +133,13 @@ def main() -> None:
     flop_rate, byte_rate = peaks(target, dtype)
     rows: list[Row] = []
     for name, (flops, moved) in work.items():
-        rows.append(row(name, flops, moved, max(flops / flop_rate, moved / byte_rate), seconds[name]))
-    total = {column: sum(r[column] for r in rows) for column in rows[0] if column != "part"}
+        floor, measured = max(flops / flop_rate, moved / byte_rate), statistics.median(seconds[name])
+        numbers = flops / 1e9, moved / 1e6, 1e3 * floor, 1e3 * measured, floor / measured
+        rows.append({"part": name, **dict(zip(COLUMNS, numbers, strict=True))})
+    total = {column: sum(row[column] for row in rows) for column in COLUMNS}
     rows.append({"part": "sum", **total, "floor / measured": total["floor ms"] / total["measured ms"]})
     limits = f"{flop_rate / 1e12:.3g} TFLOP/s, {byte_rate / 1e9:.3g} GB/s"
     report("roofline", f"ResNet50, batch {size}, compiled, deterministic; measured limits {limits}", rows)
-
-
-def row(name: str, flops: float, moved: float, floor: float, seconds: list[float]) -> Row:
-    """Return one part's line of the table."""
-    measured = statistics.median(seconds)
-    return {
-        "part": name,
-        "GFLOP": flops / 1e9,
-        "MB": moved / 1e6,
-        "floor ms": 1e3 * floor,
-        "measured ms": 1e3 * measured,
-        "floor / measured": floor / measured,
-    }
 
 
 if __name__ == "__main__":

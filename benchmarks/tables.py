@@ -3,7 +3,10 @@
 import json
 import re
 
-from benchmarks.report import RESULTS, Row, text
+import pandas as pd
+
+from benchmarks.report import RESULTS, text
+from cifar_resnet import markdown
 from cifar_resnet.process import machine
 
 DOCUMENT = RESULTS.parents[1] / "docs" / "performance.md"
@@ -21,21 +24,14 @@ def rendered(document: str) -> str:
 
 
 def block(name: str) -> str:
-    """Return one result as a Markdown table under a line about its settings and machine."""
-    path = RESULTS / f"{name}.json"
-    if not path.exists():
-        body = "Not measured yet.\n"
-    else:
+    """Return a result, if it was measured: a line about its settings and machine, and a Markdown table."""
+    path, body = RESULTS / f"{name}.json", ""
+    if path.exists():
         result = json.loads(path.read_text())
-        body = f"{result['settings']}; {machine.line(result['hardware'])}.\n\n{table(result['rows'])}"
+        table = pd.DataFrame(result["rows"]).drop(columns=["lowest", "highest"], errors="ignore").map(text)
+        lines = f"{result['settings']}; {machine.format_facts(result['hardware'])}."
+        body = f"{lines}\n\n{markdown.table(table, right=table.columns[1:])}\n"
     return f"<!-- results: {name} -->\n{body}<!-- end -->"
-
-
-def table(rows: list[Row]) -> str:
-    """Return a Markdown table: text to the left, numbers to the right."""
-    heads = [f"| {' | '.join(rows[0])} |", f"|---|{'---:|' * (len(rows[0]) - 1)}"]
-    lines = [f"| {' | '.join(text(value).strip() for value in row.values())} |" for row in rows]
-    return "\n".join([*heads, *lines]) + "\n"
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.augmentation import usual
 from benchmarks.recipe import CONFIG, noise
 from benchmarks.report import Row, report, speeds
+from cifar_resnet import numerics
 from cifar_resnet.images import Images
-from cifar_resnet.network import device
+from cifar_resnet.network.base import Network
 from cifar_resnet.network.inference import build_normalization, forward
 from cifar_resnet.network.model import build_model
-from cifar_resnet.network.network import Network
 from cifar_resnet.process import memory
 from cifar_resnet.randomness import generator
-from cifar_resnet.training.augmentation import augment, draw
+from cifar_resnet.training.augmentation import augment, sample
 from cifar_resnet.training.loop import fit
 from cifar_resnet.training.optimizer import build_optimizer
 from cifar_resnet.training.state import new_state
@@ -60,7 +60,7 @@ class Ladder:
     """Candidates that differ in one ingredient each."""
 
     def __init__(self) -> None:
-        self.target = device.select_device("auto")
+        self.target = numerics.find_device("auto")
         self.cuda = self.target.type == "cuda"
         self.steps = 40 if self.cuda else 1
         self.data = noise((self.steps * (REPEATS + 1) + 1) * CONFIG.batch_size, self.target)
@@ -86,10 +86,12 @@ class Ladder:
         while True:
             count = len(data.labels)
             order = torch.randperm(count, generator=draws).to(self.target)
-            settings = draw(CONFIG.augmentation, count, 32, draws).to(self.target)
+            settings = sample(CONFIG.augmentation, count, 32, draws).to(self.target)
             for start in range(0, count - CONFIG.batch_size, CONFIG.batch_size):
                 batch = slice(start, start + CONFIG.batch_size)
-                images = augment(data.images[order[batch]], settings.rows(batch), CONFIG.augmentation.padding)
+                images = augment(
+                    data.images[order[batch]], settings.select(batch), CONFIG.augmentation.padding
+                )
                 yield normalization(images), data.labels[order[batch]]
 
     def network(self, memory_format: torch.memory_format = torch.channels_last) -> Network:
@@ -105,7 +107,7 @@ class Ladder:
         )
 
         def run() -> None:
-            device.make_deterministic(False)
+            numerics.set_deterministic(False)
             for _ in range(self.steps):
                 pixels, classes = next(batches)
                 with torch.autocast(self.target.type, dtype, enabled=dtype != torch.float32):
@@ -124,11 +126,11 @@ class Ladder:
         if padded_stem:
             state.model.conv1.__class__ = PaddedStem
         val = Images(*(tensor[:0] for tensor in self.data))
-        dtype = device.autocast_dtype("auto", self.target)
+        dtype = numerics.autocast_dtype("auto", self.target)
         loop = fit(state, config, self.data, val, dtype, compiled)
 
         def run() -> None:
-            device.make_deterministic(deterministic)
+            numerics.set_deterministic(deterministic)
             for _ in range(self.steps):
                 next(loop)
 
@@ -140,7 +142,7 @@ class Ladder:
         optimizer = build_optimizer(model, CONFIG.optimizer)
         normalization = build_normalization(CONFIG.normalization, self.target)
         data, draws = self.data.channels_last(), generator(0, "augmentation")
-        settings = draw(CONFIG.augmentation, len(data.labels), 32, draws).to(self.target)
+        settings = sample(CONFIG.augmentation, len(data.labels), 32, draws).to(self.target)
         order = torch.randperm(len(data.labels), generator=draws).to(self.target)
 
         def loss_of(images: Tensor, labels: Tensor, *rows: Tensor) -> Tensor:
@@ -150,11 +152,11 @@ class Ladder:
         compiled = torch.compile(loss_of, fullgraph=True, dynamic=False, mode=mode)
 
         def run() -> None:
-            device.make_deterministic(False)
+            numerics.set_deterministic(False)
             for step in range(self.steps):
                 batch = slice(step * CONFIG.batch_size, (step + 1) * CONFIG.batch_size)
                 torch.compiler.cudagraph_mark_step_begin()
-                compiled(*data.rows(order[batch]), *settings.rows(batch)).backward()
+                compiled(*data.select(order[batch]), *settings.select(batch)).backward()
                 optimizer.step()
                 optimizer.zero_grad()
 
@@ -162,11 +164,11 @@ class Ladder:
 
 
 class OtherProcess:
-    """Our step in a process of its own with glibc's settings for memory, which are read when it starts."""
+    """Our step in a process of its own that keeps its memory (switch 1) or does not (0)."""
 
-    def __init__(self, settings: str) -> None:
+    def __init__(self, switch: str) -> None:
         command = [sys.executable, "-m", "benchmarks.training_step", CHILD]
-        environment = os.environ | {memory.TUNABLES: settings}
+        environment = os.environ | {memory.SWITCH: switch}
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -181,7 +183,9 @@ class OtherProcess:
 
 def child() -> None:
     """Take our steps whenever the process that started this one asks for them."""
-    steps = Ladder().our_loop(compiled=True, deterministic=True)
+    ladder = Ladder()
+    memory.keep(ladder.target)
+    steps = ladder.our_loop(compiled=True, deterministic=True)
     for _ in sys.stdin:
         steps()
         print("done", flush=True)
@@ -189,9 +193,9 @@ def child() -> None:
 
 def main() -> None:
     """Measure and report."""
-    device.make_deterministic(True)  # cuBLAS reads its setting at the first CUDA call
+    numerics.set_deterministic(True)  # cuBLAS reads its setting at the first CUDA call
     ladder = Ladder()
-    full, half = torch.float32, device.autocast_dtype("auto", ladder.target)
+    full, half = torch.float32, numerics.autocast_dtype("auto", ladder.target)
     nchw = partial(ladder.network, torch.contiguous_format)
     calls = {
         "usual: DataLoader, float32, NCHW": ladder.plain_loop(ladder.from_loader(), nchw(), full, False),
@@ -205,10 +209,9 @@ def main() -> None:
         "+ deterministic": ladder.our_loop(compiled=True, deterministic=True),
         "  without torch.compile": ladder.our_loop(compiled=False, deterministic=True),
     }
-    settings = memory.tunables()
-    if settings and not ladder.cuda:
-        calls["+ memory kept (what train does)"] = OtherProcess(settings)
-        calls["  memory given back, in a process of its own too"] = OtherProcess("")
+    if not ladder.cuda:
+        calls["+ memory kept (what train does)"] = OtherProcess("1")
+        calls["  memory given back, in a process of its own too"] = OtherProcess("0")
     if ladder.cuda:
         calls["  stem padded to 4 channels"] = ladder.our_loop(
             compiled=True, deterministic=True, padded_stem=True

@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
-from typing import Any
 
 import pandas as pd
 
+from cifar_resnet.process import command
 from tools import plots_page, recipes, scratch
 
 DEMO = scratch.ROOT / ".demo"
@@ -29,31 +29,22 @@ def main() -> None:
     plots_page.install(DEMO / ".dvc")
     dvc("repro")
     scratch.commit(DEMO, "Results of the demo")
-    results: dict[str, Any] = {}
-    for stage in ("train", "test"):
-        results |= json.loads((DEMO / f"metrics/{stage}.json").read_text())
-    print(f"\nThe kept epoch is {results['best_epoch']} of {results['epochs']}:\n")
-    splits = {"train": "train", "validation": "val", "test": "test"}
-    shown = pd.DataFrame(
-        {
-            title: {
-                "accuracy": f"{results[f'{split}_accuracy']:.2%}",
-                "loss": f"{results[f'{split}_loss']:.4f}",
-            }
-            for title, split in splits.items()
-        }
-    )
-    print(shown.to_string())
+    train, test = (json.loads((DEMO / f"metrics/{name}.json").read_text()) for name in ("train", "test"))
+    found, names = train | test, {"train": "train", "validation": "val", "test": "test"}
+    print(f"\nThe kept epoch is {found['best_epoch']} of {found['epochs']}:\n")
+    accuracy = [f"{found[f'{split}_accuracy']:.2%}" for split in names.values()]
+    loss = [f"{found[f'{split}_loss']:.4f}" for split in names.values()]
+    print(pd.DataFrame([accuracy, loss], index=["accuracy", "loss"], columns=list(names)).to_string())
     dvc("plots", "show", "--quiet")
     print(NEXT.format(page=DEMO / "dvc_plots/index.html"))
 
 
 def dvc(*arguments: str) -> None:
     """Run DVC in the demo; it shows its own errors."""
-    status = subprocess.run(["dvc", *arguments], cwd=DEMO).returncode
-    if status:
+    if status := subprocess.run(["dvc", *arguments], cwd=DEMO).returncode:
         sys.exit(status)
 
 
 if __name__ == "__main__":
-    main()
+    with command.one_line():
+        main()

@@ -1,49 +1,46 @@
-"""One run of a recipe: `dvc exp run --temp` in a clone of its own, brought back as an experiment of ours.
+"""One run of a recipe: `dvc exp run` in a clone of its own, brought back as an experiment of this one.
 
-Why a clone: `dvc exp run --temp` hands its work over through one Git stash of the repository, and takes the
-newest entry of it outside of DVC's lock (DVC 3.67, repo/experiments/queue/tempdir.py). Of runs that start or
-end at the same time some are refused the lock after three seconds, and some can take each other's entry.
-Clones share Git's objects and DVC's cache, but no lock.
+Several runs in one repository wait for each other's locks, `dvc exp run --temp` and DVC's queue too
+(treeverse/dvc#5718, #10673). Clones share Git's objects and DVC's cache, but no lock.
 """
 
 import os
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dvc.config import Config
 from dvc.repo import Repo
-from dvc.repo.experiments.refs import ExpRefInfo
 
-from tools.scratch import git
+from cifar_resnet.errors import UserError
+from tools.scratch import git, isolate
 
 LOGS = Path("logs/sweep")
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """What all runs of a sweep start from.
-
-    `folder`: this clone; `commit`: what is checked out; `edits`: a stash commit of the files that differ from
-    it, or nothing; `cache`: DVC's, which the runs share.
-    """
+class Baseline(NamedTuple):
+    """What all runs of a sweep start from: this clone, its commit, a stash of edits or "", DVC's cache."""
 
     folder: Path
     commit: str
-    edits: str
+    stash: str
     cache: str
 
     @property
     def name(self) -> str:
         """The commit, with `-dirty` when files that Git tracks differ from it."""
-        return self.commit + ("-dirty" if self.edits else "")
+        return self.commit + "-dirty" * bool(self.stash)
 
 
 def baseline() -> Baseline:
-    """Return what a run that starts now in the working folder starts from."""
+    """Return what a run that starts now here starts from. Raises UserError in a clone without history."""
     here = Path.cwd()
+    if git(here, "rev-parse", "--is-shallow-repository").strip() == "true":
+        raise UserError("this clone is shallow, and a run needs a clone of it: `git fetch --unshallow` first")
     with Repo() as repo:
         cache = str(Path(repo.cache.local_cache_dir).resolve())
     return Baseline(here, git(here, "rev-parse", "HEAD").strip(), git(here, "stash", "create").strip(), cache)
@@ -68,7 +65,7 @@ class Experiment:
     @property
     def ref(self) -> str:
         """The Git ref under which DVC finds the experiment."""
-        return str(ExpRefInfo(self.start.commit, self.name))
+        return f"refs/exps/{self.start.commit[:2]}/{self.start.commit[2:]}/{self.name}"
 
     @property
     def logs(self) -> Path:
@@ -80,9 +77,9 @@ class Experiment:
         """What the run prints."""
         return self.logs / "console.log"
 
-    def run(self) -> int:
+    def run(self, **environment: str) -> int:
         """Run it and return DVC's exit status; after 0 the experiment is one of this clone's."""
-        temporary = self.start.folder / ".dvc/tmp"
+        here, temporary = self.start.folder, self.start.folder / ".dvc/tmp"
         temporary.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
         with (
@@ -91,11 +88,12 @@ class Experiment:
         ):
             self._clone(Path(clone))
             set_params = [f"--set-param={setting}" for setting in self.settings]
-            command = ["exp", "run", "--temp", "--name", self.name, *set_params, *self.targets]
+            # The library as it is in `clone`, whatever is edited here meanwhile.
+            path = os.pathsep.join([f"{clone}/src", *filter(None, [os.environ.get("PYTHONPATH")])])
             self.process = subprocess.Popen(
-                [*self.wrapper, "dvc", *command],
+                [*self.wrapper, "dvc", "exp", "run", "--name", self.name, *set_params, *self.targets],
                 cwd=clone,
-                env=os.environ | self._environment(Path(clone)),
+                env={**os.environ, **environment, "CIFAR_RESNET_LOGS": str(self.logs), "PYTHONPATH": path},
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # signals reach it through `stop` alone
@@ -104,39 +102,30 @@ class Experiment:
                 self.stop()
             status = self.process.wait()
             if status == 0:
-                self._bring_back(clone)
+                quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
+                git(here, "fetch", *quiet, clone, f"+{self.ref}:{self.ref}")
         return status
 
     def stop(self) -> None:
         """Ask the run to save its state and end; from another thread or a signal handler."""
         self.stopping = True
         if self.process and self.process.returncode is None:
-            try:
+            with suppress(ProcessLookupError):  # it has ended
                 os.killpg(self.process.pid, signal.SIGINT)
-            except ProcessLookupError:
-                return  # it has ended
-
-    def _environment(self, clone: Path) -> dict[str, str]:
-        """A log folder of its own, and the library as it is in `clone`, whatever is edited here meanwhile."""
-        path = os.pathsep.join([str(clone / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return {"CIFAR_RESNET_LOGS": str(self.logs), "PYTHONPATH": path}
-
-    def _clone(self, folder: Path) -> None:
-        here, there = self.start.folder, folder
-        git(here, "clone", "--quiet", "--shared", "--no-checkout", str(here), str(there))
-        git(there, "checkout", "--quiet", "--detach", self.start.commit)
-        if self.start.edits:
-            git(there, "stash", "apply", "--quiet", self.start.edits)
-        local = here / ".dvc/config.local"  # the keys of remotes
-        if local.exists():
-            (there / ".dvc/config.local").write_bytes(local.read_bytes())
-        with Config(str(there / ".dvc")).edit("local") as config:
-            config.setdefault("cache", {})["dir"] = self.start.cache
-
-    def _bring_back(self, clone: str) -> None:
-        quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
-        git(self.start.folder, "fetch", *quiet, clone, f"+{self.ref}:{self.ref}")
 
     def show(self, path: str) -> str:
         """Return a file of the finished experiment that Git tracks."""
         return git(self.start.folder, "show", f"{self.ref}:{path}")
+
+    def _clone(self, clone: Path) -> None:
+        here = self.start.folder
+        git(here, "clone", "--quiet", "--shared", "--no-checkout", str(here), str(clone))
+        isolate(clone)
+        git(clone, "checkout", "--quiet", "--detach", self.start.commit)
+        if self.start.stash:
+            git(clone, "stash", "apply", "--quiet", self.start.stash)
+        local = here / ".dvc/config.local"  # the keys of remotes
+        if local.exists():
+            (clone / ".dvc/config.local").write_bytes(local.read_bytes())
+        with Config(str(clone / ".dvc")).edit("local") as config:
+            config.setdefault("cache", {})["dir"] = self.start.cache

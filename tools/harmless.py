@@ -14,38 +14,32 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cifar_resnet import files
-from cifar_resnet.files.params import UserError
-from cifar_resnet.process import command, machine
-from cifar_resnet.training.config import TrainConfig
-from tools import first_steps, lock, scratch
+from cifar_resnet.errors import UserError
+from cifar_resnet.process import command
+from tools import lock, scratch
 
 IMAGES = {"train": 768, "val": 256}  # of the small runs
 EPOCHS = 2
-OUTPUTS = (files.MODEL, Path("plots/history.csv"), Path("metrics/train.json"))
+HISTORY = "plots/history.csv"
+OUTPUTS = ("models/resnet50.safetensors", HISTORY, "metrics/train.json")
 
 
-def refuse(stages: dict[str, Any]) -> None:
+def refuse(stages: lock.Stages) -> None:
     """Raise UserError when more than the code differs from the locked run, or a file of it is not here."""
-    if wrong := lock.changed_settings(stages, "train"):
-        raise UserError(f"{wrong[0]}; not only code was edited")
-    if lock.git("status", "--porcelain", "--", str(lock.LOCK)).strip():
+    for line in lock.outdated(stages, "train", code=False):
+        raise UserError(f"{line}; not only code was edited")
+    if lock.git("status", "--porcelain", "--", str(lock.LOCK)):
         raise UserError("dvc.lock is not committed: commit it, or `git checkout dvc.lock`")
-    train, remedies = stages["train"], {files.MODEL: f"dvc pull -r released {files.MODEL}"}
-    code = lock.code(stages, "train")
-    for path, md5 in (lock.digests(train["deps"]) | lock.digests(train["outs"])).items():
-        if path not in code and not (Path(path).exists() and lock.digest(Path(path)) == md5):
-            remedy = remedies.get(Path(path), f"git checkout {path}")
-            remedy = "dvc repro preprocess" if path.startswith(str(files.TENSORS)) else remedy
-            raise UserError(f"{path} is missing or not the one in dvc.lock: `{remedy}`")
+    for path, md5 in (stages["train"].data | stages["train"].outs).items():
+        if lock.digest(path) != md5:
+            raise UserError(f"{path} is missing or not the one in dvc.lock: `{lock.remedy(stages, path)}`")
 
 
-def same_syntax(before: dict[str, bytes], after: dict[str, bytes]) -> bool:
+def same_syntax(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> bool:
     """Return whether only comments, docstrings and layout differ between files, by name."""
     return before.keys() == after.keys() and all(
         before[name] == after[name] or (name.endswith(".py") and _tree(before[name]) == _tree(after[name]))
@@ -57,125 +51,110 @@ def _tree(code: bytes) -> str:
     """The syntax tree of a module without its docstrings."""
     tree = ast.parse(code)
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and ast.get_docstring(node) is not None
-        ):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
             del node.body[0]
     return ast.dump(tree)
 
 
-def prepare(folder: Path, commit: str | None, changes: dict[str, Any], tensors: Path) -> None:
-    """Put the code of a commit or of here into `folder`, with the params.yaml of here and `changes`."""
-    if commit:
-        for name, content in lock.contents(["."], commit).items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
-    else:
-        scratch.clone(folder, {})
-    for path in OUTPUTS:  # of the commit
-        (folder / path).unlink(missing_ok=True)
-    (folder / "params.yaml").write_bytes(Path("params.yaml").read_bytes())
-    scratch.change(folder / "params.yaml", changes)
-    (folder / files.TENSORS).parent.mkdir(exist_ok=True)
-    (folder / files.TENSORS).symlink_to(tensors.absolute())
+def train(
+    commit: str | None, changes: Mapping[str, Any], tensors: Path, epochs: int | None = None
+) -> dict[str, list[bytes]]:
+    """Run the train stage in a folder of its own; return the lines of its model, history and metrics.
 
-
-def train(folder: Path, epochs: int | None) -> None:
-    """Run the train stage in `folder`: to its end, or until it has written so many epochs."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(folder / "src"), str(folder)]),
-        "XDG_CACHE_HOME": str(folder / "cache"),  # of checkpoints
-        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(files.CACHE / "compiled")),
-    }
-    process = subprocess.Popen([sys.executable, "-m", "stages.train"], cwd=folder, env=environment)
-    history = folder / "plots/history.csv"
-    while epochs and process.poll() is None:
-        if history.exists() and len(history.read_text().splitlines()) > epochs:
-            process.send_signal(signal.SIGTERM)
-            break
-        time.sleep(1)
-    if process.wait() not in (0, 128 + signal.SIGTERM if epochs else 0):
-        raise UserError(f"train failed in {folder.name}: see above")
-
-
-def compare_runs(commit: str, changes: dict[str, Any], tensors: Path, epochs: int | None) -> None:
-    """Train with the code of `commit` and with the code here. Raises UserError that names what differs."""
+    `commit`: whose code, None for that here; `changes`: of the params.yaml here; `epochs`: after which the
+    run is stopped, then there is only the history of them.
+    """
+    print(f"training with the code of {commit[:9] if commit else 'here'}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        before, after = Path(temporary) / "before", Path(temporary) / "after"
-        for folder, code in ((before, commit), (after, None)):
-            print(f"training with the code of {commit[:9] if code else 'here'}", flush=True)
-            folder.mkdir()
-            prepare(folder, code, changes, tensors)
-            train(folder, epochs)
-        for path in (Path("plots/history.csv"),) if epochs else OUTPUTS:
-            one, other = (folder / path for folder in (before, after))
-            lines = [file.read_bytes().splitlines()[: epochs and epochs + 1] for file in (one, other)]
-            if lines[0] != lines[1]:
-                raise UserError(f"{path} differs: this edit changes the result, so train has to run again")
+        folder = Path(temporary)
+        inputs = lock.contents(["."], commit) | {"params.yaml": Path("params.yaml").read_bytes()}
+        for name in inputs.keys() - set(OUTPUTS):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(inputs[name])
+        scratch.change(folder / "params.yaml", changes)
+        (folder / "data").mkdir(exist_ok=True)
+        (folder / "data/tensors").symlink_to(tensors.absolute())
+        paths = {"PYTHONPATH": f"{folder}/src{os.pathsep}{folder}", "XDG_CACHE_HOME": f"{folder}/cache"}
+        command = [sys.executable, "-m", "stages.train"]
+        process = subprocess.Popen(command, cwd=folder, env=os.environ | paths)
+        history = folder / HISTORY
+        while epochs and process.poll() is None:
+            if history.exists() and len(history.read_text().splitlines()) > epochs:
+                process.send_signal(signal.SIGTERM)
+                break
+            time.sleep(1)
+        if process.wait() not in (0, 128 + signal.SIGTERM if epochs else 0):
+            raise UserError(f"train failed with the code of {commit or 'here'}: see above")
+        contents = {name: (folder / name).read_bytes() for name in ((HISTORY,) if epochs else OUTPUTS)}
+    return {name: contents[name].splitlines(keepends=True)[: epochs and epochs + 1] for name in contents}
 
 
-def cut(tensors: Path) -> None:
-    """Write the first images of the training and of the validation tensors."""
-    for name, count in IMAGES.items():
-        found, about = files.read_tensors(files.tensors_path(name))
-        rows = {key: tensor[:count] for key, tensor in found.items()}
-        files.write_tensors(tensors / f"{name}.safetensors", rows, about)
+def prove(base: str, stages: lock.Stages, epochs: int | None) -> str:
+    """Compare runs of both codes and return how. Raises UserError that names what differs."""
+    # Not above: they import PyTorch, which an edit of comments does not need.
+    from cifar_resnet import files, numerics, params
+    from cifar_resnet.training.config import TrainConfig
+    from tools import first_steps
+
+    config, row = params.read("train", TrainConfig), first_steps.hardware(stages)
+    here = first_steps.facts(numerics.find_device(config.device))
+    if row and row["device"].split()[0] != here["device"].split()[0]:
+        raise UserError(
+            f"the locked run is of {row['device']}: what {here['device']} computes proves nothing"
+        )
+    precision = str((row or first_steps.PLAIN)["precision"]).removeprefix("torch.")
+    if precision != "float32" and here["device"].startswith("cpu") and not here["special"]:  # takes hours
+        if epochs:
+            raise UserError(f"whole epochs are compared in {precision}, which this processor only emulates")
+        precision = "float32"
+    numerics.keep_code()
+    small = {
+        "epochs": EPOCHS,
+        "precision": precision,
+        "batch_size": min(config.batch_size, IMAGES["val"]),
+        "mixing": {"plain_epochs": min(config.mixing.plain_epochs, 1)},
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, count in IMAGES.items():
+            found, about = files.read_tensors(files.tensors_path(name))
+            first = {key: tensor[:count] for key, tensor in found.items()}
+            files.write_tensors(Path(temporary) / f"{name}.safetensors", first, about)
+        compare(base, small, Path(temporary), None)
+    if epochs:
+        compare(base, {"precision": precision}, files.TENSORS, epochs)
+    level = f"level=epoch epochs={epochs}" if epochs else "level=bits"
+    processor = here["processor"].replace(" ", "_")
+    return f"{level} precision={precision} torch={here['torch']} processor={processor}"
 
 
-def find_base(stages: dict[str, Any], commit: str | None) -> str:
+def compare(base: str, settings: Mapping[str, Any], tensors: Path, epochs: int | None) -> None:
+    """Train with the code of `base` and with the code here. Raises UserError that names what differs."""
+    before, after = (train(commit, {"train": settings}, tensors, epochs) for commit in (base, None))
+    for name in before:
+        if before[name] != after[name]:
+            raise UserError(f"{name} differs: this edit changes the result, so train has to run again")
+
+
+def record() -> None:
+    """Put the code here into dvc.lock, by DVC. Raises UserError, and puts dvc.lock back, if more changed."""
+    content, stages = lock.LOCK.read_bytes(), [lock.locked()]
+    done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", "train"])
+    stages.append(lock.locked())
+    before, after = ({**found, "train": found["train"]._replace(code={})} for found in stages)
+    if done.returncode or before != after:
+        lock.LOCK.write_bytes(content)
+        raise UserError("dvc commit would have changed more than the code of train in dvc.lock: put back")
+
+
+def find_base(stages: lock.Stages, commit: str | None) -> str:
     """Return the commit that has the code of the locked run; without a locked run the given one, or HEAD."""
     if "train" not in stages:
         return lock.git("rev-parse", "--verify", commit or "HEAD").strip()
     if commit:
         raise UserError("--base is for a dvc.lock without a run of train: this one says which code ran")
-    found = lock.base(lock.code(stages, "train"))
-    if found is None:
-        raise UserError(f"none of the last {lock.SEARCHED} commits has the code of the locked run")
-    return found
-
-
-def prove(base: str, epochs: int | None) -> str:
-    """Compare runs of both codes and return what the comparison was."""
-    row, config = first_steps.published_hardware(), files.read_params("train", TrainConfig)
-    wanted = row["precision"] if row else "torch.float32"
-    if row and row["device"].startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"the locked run is of {row['device']}: what a CPU computes proves nothing of it")
-    precision = (wanted if multiplied(wanted) else "torch.float32").removeprefix("torch.")
-    if epochs and f"torch.{precision}" != wanted:
-        raise UserError(
-            f"whole epochs are compared in {wanted}, for which this processor has no instructions"
-        )
-    small = {"epochs": EPOCHS, "precision": precision, "batch_size": min(config.batch_size, IMAGES["val"])}
-    small["mixing"] = {"plain_epochs": min(config.mixing.plain_epochs, 1)}
-    with tempfile.TemporaryDirectory() as tensors:
-        cut(Path(tensors))
-        compare_runs(base, {"train": small}, Path(tensors), None)
-    if epochs:
-        compare_runs(base, {"train": {"precision": precision}}, files.TENSORS, epochs)
-    processor = machine.processor().replace(" ", "_")
-    level = f"level=epoch epochs={epochs}" if epochs else "level=bits"
-    return f"{level} precision={precision} torch={torch.__version__} processor={processor}"
-
-
-def record() -> None:
-    """Put the code here into dvc.lock, by DVC. Raises UserError, and puts dvc.lock back, if more changed."""
-    before, content = lock.read(), lock.LOCK.read_bytes()
-    done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", "train"])
-    after = lock.read()
-    for stages in (before, after):
-        deps = stages["train"]["deps"]
-        made = lock.digests(deps).keys() - lock.code(stages, "train").keys()
-        stages["train"]["deps"] = [entry for entry in deps if entry["path"] in made]
-    if done.returncode or before != after:
-        files.write_bytes(lock.LOCK, content)
-        raise UserError("dvc commit would have changed more than the code of train in dvc.lock: put back")
-
-
-def multiplied(precision: str) -> bool:
-    """Return whether this machine has instructions for a precision; emulated, it would take hours."""
-    special = first_steps.facts(torch.device("cpu"))["special"]
-    return precision == "torch.float32" or torch.cuda.is_available() or bool(special)
+    if found := lock.base(stages["train"].code):
+        return found
+    raise UserError(f"none of the last {lock.SEARCHED} commits has the code of the locked run")
 
 
 def main() -> None:
@@ -185,22 +164,21 @@ def main() -> None:
     parser.add_argument("--base", metavar="COMMIT", help="where dvc.lock has no run of train; default: HEAD")
     options = parser.parse_args()
     with command.one_line():
-        stages = lock.read()
-        locked = "train" in stages
-        if locked:
+        stages = lock.locked()
+        if "train" in stages:
             refuse(stages)
         base = find_base(stages, options.base)
-        before = lock.contents(lock.declared_code("train", base), base)
-        after = lock.contents(lock.declared_code("train"))
-        if before == after:
+        before, after = (
+            lock.contents(lock.declared(commit)["train"].code, commit) for commit in (base, None)
+        )
+        changed = sorted(name for name in before | after if before.get(name) != after.get(name))
+        if not changed:
             print(f"train has the code of {base[:9]}: nothing to prove")
             return
-        how = "level=syntax"
-        if options.epochs or not same_syntax(before, after):
-            how = prove(base, options.epochs)
-        changed = sorted(name for name in before | after if before.get(name) != after.get(name))
+        proved = not options.epochs and same_syntax(before, after)
+        how = "level=syntax" if proved else prove(base, stages, options.epochs)
         print(f"the same result: {', '.join(changed)}")
-        if not locked:
+        if "train" not in stages:
             print("dvc.lock has no run of train, so nothing was written")
             return
         record()

@@ -16,12 +16,9 @@ Notes = list[dict[str, Any]]  # lines of train.jsonl
 
 
 def outcome(experiment: Experiment, test: bool) -> tuple[dict[str, Any], Notes]:
-    """Return the metrics of a finished experiment by stage, with its minutes, interruptions and hardware.
+    """Return the metrics of a finished experiment, its minutes and so on; and what train noted of it.
 
-    And what train noted of it.
-
-    Without `test` those of the test images are left out: they are of the commit that was checked out, not of
-    the experiment.
+    Without `test` the metrics of the test images are left out: they are of the commit that was checked out.
     """
     stages = ("data", "train", "test") if test else ("data", "train")
     found = {stage: json.loads(experiment.show(f"metrics/{stage}.json")) for stage in stages}
@@ -47,14 +44,12 @@ def training(notes: Notes, history: pd.DataFrame) -> tuple[dict[str, Any], Notes
     for run in reversed(_split(notes, lambda line: line.get("resumed") is False)):
         processes = _split(run, lambda line: "resumed" in line)
         losses = {line["epoch"]: line["train_loss"] for line in run if "train_loss" in line}
-        found = np.array([losses.get(epoch, np.nan) for epoch in history["epoch"]])
-        if np.isclose(found, history["train_loss"], rtol=0, atol=1e-9).all():  # JSON rounds
-            facts = processes[-1][0]
-            return {
-                "minutes": sum(lines[-1]["time"] - lines[0]["time"] for lines in processes) / 60,
-                "interruptions": len(processes) - 1,
-                "hardware": {name: facts[name] for name in facts if name not in ("resumed", "time")},
-            }, run
+        if np.allclose(history["epoch"].map(losses), history["train_loss"], rtol=0, atol=1e-9):  # JSON rounds
+            minutes = sum(lines[-1]["time"] - lines[0]["time"] for lines in processes) / 60
+            hardware = {
+                name: fact for name, fact in processes[-1][0].items() if name not in ("resumed", "time")
+            }
+            return {"minutes": minutes, "interruptions": len(processes) - 1, "hardware": hardware}, run
     return dict.fromkeys(("minutes", "interruptions", "hardware")), []
 
 

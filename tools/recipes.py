@@ -5,56 +5,47 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cifar_resnet import files
+from cifar_resnet import params
+from cifar_resnet.errors import UserError
 from cifar_resnet.process import command
 from tools import scratch
+from tools.scratch import merge
 
 FOLDER = Path("recipes")
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return a recipe's nested values, laid over those of the recipes that it names as its `base`.
 
-    Of several bases a later one goes before an earlier one. Raises UserError when a file is not valid YAML.
+    Of several bases a later one goes before an earlier one. `above`: the recipes that stand on this one.
+    Raises UserError when a file is no recipe, or stands on itself.
     """
-    recipe = files.read_yaml(path) or {}
+    recipe = params.read_yaml(path)
+    bases = recipe.pop("base", []) if isinstance(recipe, dict) else None
+    if not isinstance(bases, list):
+        raise UserError(f"{path}: a recipe has sections of params.yaml, and its base is a list of files")
+    if path.resolve() in above:
+        raise UserError(f"{path} has itself as its base")
     values: dict[str, Any] = {}
-    for base in recipe.pop("base", []):
-        values = overlaid(values, read_recipe(path.parent / base))
-    return overlaid(values, recipe)
+    for base in bases:
+        merge(values, read_recipe(path.parent / str(base), (*above, path.resolve())))
+    return merge(values, recipe)
 
 
-def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the nested values of both, those of `above` where both have one."""
-    merged = dict(below)
-    for name, value in above.items():
-        under = below.get(name)
-        if isinstance(value, Mapping) and isinstance(under, Mapping):
-            merged[name] = overlaid(under, value)
-        else:
-            merged[name] = value
-    return merged
-
-
-def whole(recipe: Path) -> dict[str, Any]:
+def with_recipe(recipe: Path) -> dict[str, Any]:
     """Return params.yaml with the values of a recipe."""
-    return overlaid(files.read_yaml(Path("params.yaml")), read_recipe(recipe))
+    return merge(params.read_yaml(Path("params.yaml")), read_recipe(recipe))
 
 
-def settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield name and value, as `dvc exp run --set-param` takes them, for each of nested `values`."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from settings(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", json.dumps(value).strip('"')
+def settings(values: dict[str, Any]) -> list[str]:
+    """Return NAME=VALUE, as `dvc exp run --set-param` takes it, for each of nested `values`."""
+    return ["=".join([name, json.dumps(one).strip('"')]) for name, one in params.flatten(values).items()]
 
 
-def title(recipe: Path) -> str:
+def recipe_name(recipe: Path) -> str:
     """Return a recipe's name: its path in recipes/ with dashes, or its file's name if it is elsewhere."""
     inside = recipe.absolute().is_relative_to(FOLDER.absolute())
     path = recipe.absolute().relative_to(FOLDER.absolute()) if inside else Path(recipe.name)

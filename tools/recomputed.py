@@ -1,152 +1,121 @@
 """The figures of a run, computed again from its raw rows: what no longer follows from them is named."""
 
 import json
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
-from cifar_resnet import files
+from cifar_resnet import files, params
+from cifar_resnet.errors import UserError
 from cifar_resnet.evaluation import metrics, subsets
 from cifar_resnet.training.config import TrainConfig
-from tools import first_steps, results
-from tools.outcome import training
+from cifar_resnet.training.state import new_state, summary
+from tools import first_steps, lock, results
+from tools.outcome import read_log, training
 
 DIGITS = 1e-9  # relative: what reading a CSV may change
-ROUNDED = 2e-6  # means of columns that plots/predictions.csv has with six digits
+ROUNDED = 2e-6  # less than one test image; plots/predictions.csv has six digits
+Made = dict[str, Any]  # what a file has to say, by its path: the rows of a CSV, an object of JSON, a text
 
 
-def check_evaluation() -> list[str]:
-    """Return what of metrics/test.json and of its tables does not follow from plots/predictions.csv."""
-    table, test = files.read_table("predictions"), files.read_metrics("test")
-    names = files.read_table("per_class")["class"].to_list()
-    count = files.read_metrics("data")["test_images"]
-    known = table["label"].isin(names).all() and table["prediction"].isin(names).all()
-    if not known or sorted(table["index"]) != list(range(count)):
-        return [
-            f"plots/predictions.csv does not have each of the {count} test images once: `git diff HEAD plots`"
-        ]
-    actual, predicted = (
-        torch.tensor(table[column].map(names.index).to_list()) for column in ("label", "prediction")
-    )
-    confidence = torch.tensor(table["confidence"].to_numpy())
-    probabilities = torch.zeros(count, len(names), dtype=torch.float64)
-    probabilities.scatter_(1, predicted.unsqueeze(1), confidence.unsqueeze(1))
-    hits = predicted == actual
-    share, matrix = float(hits.double().mean()), metrics.confusion_matrix(predicted, actual, len(names))
-    low, high = metrics.accuracy_interval(share, count)
-    ours = {
-        "test_accuracy": share,
-        "test_ci_low": low,
-        "test_ci_high": high,
-        "test_f1": metrics.macro_f1(matrix),
+def check_figures(stages: lock.Stages) -> lock.Findings:
+    """Compute metrics, tables, record and pages again, and compare them with the files that are here."""
+    if "evaluate" not in stages:
+        yield "----", "there are no predictions yet: `dvc repro` makes them"
+        return
+    sources = {
+        "plots/predictions.csv": of_predictions,
+        "plots/history.csv": of_history,
+        "metrics/": of_metrics,
     }
-    means = {
-        "test_loss": float(table["loss"].mean()),
-        "test_ece": metrics.calibration_error(probabilities, actual),
+    for source, make in sources.items():
+        for name, rows in make().items():
+            path = Path(name)
+            if path.suffix == ".csv":
+                stated = files.read_csv(path)
+            else:  # in JSON, NaN becomes a text
+                text, rows = path.read_text(), pd.DataFrame([rows])
+                said = json.loads(text, parse_constant=str) if path.suffix == ".json" else [text]
+                stated = pd.DataFrame([said])
+            try:
+                pd.testing.assert_frame_equal(
+                    stated.dropna(), rows, check_dtype=False, check_like=True, rtol=DIGITS, atol=ROUNDED
+                )  # NaN equals nothing
+            except AssertionError as error:
+                remedy = "python -m tools.results" if path.suffix == ".md" else f"git diff HEAD {name}"
+                problem = str(error).splitlines()[0]
+                yield "FAIL", f"{name} does not follow from {source}: {problem}: `{remedy}`"
+    for path, tool in ((first_steps.RUN, "results"), (first_steps.EPOCH, "verify")):
+        if not path.exists():
+            yield "----", f"{path} is missing: `python -m tools.{tool} --record` on the machine of the run"
+    count = len(files.read_table("predictions"))
+    yield "PASS", f"metrics, tables and pages follow from {count:,} predictions"
+
+
+def of_predictions() -> Made:
+    """Return metrics/test.json and its tables. Raises UserError unless each test image has one row."""
+    table = files.read_table("predictions").sort_values("index")
+    names, count = files.read_table("per_class")["class"].to_list(), files.read_metrics("data")["test_images"]
+    answers = table[["label", "prediction"]].apply(pd.Index(names).get_indexer).to_numpy()
+    if table["index"].to_list() != list(range(count)) or answers.min() < 0:
+        problem = f"does not have each of the {count} test images once, with one of the classes"
+        raise UserError(f"plots/predictions.csv {problem}: `git diff HEAD plots`")
+    actual, predicted = torch.tensor(answers).T
+    shares = torch.zeros(count, len(names), dtype=torch.float64)
+    shares[torch.arange(count), predicted] = torch.tensor(table["confidence"].to_numpy())
+    matrix, known = metrics.confusion_matrix(predicted, actual, len(names)), files.DUPLICATES.exists()
+    found = files.read_csv(files.DUPLICATES)["test_index"] if known else pd.Series([0])
+    excluded = subsets.excluded_indices(params.read_section("fetch")["dataset"], found)
+    parts = subsets.accuracies(predicted == actual, excluded).set_index("images_left")
+    if not known:  # then this row cannot be computed
+        stated = files.read_table("subsets").set_index("images_left")
+        parts.loc[subsets.NEAR_DUPLICATES] = stated.reindex(parts.index).loc[subsets.NEAR_DUPLICATES]
+    test = metrics.evaluate(shares, actual) | {
+        "test_loss": table["loss"].mean(),
+        "test_ece": metrics.calibration_error(shares, actual),
+        "test_deduplicated": parts["accuracy"][subsets.NEAR_DUPLICATES],
     }
-    wrong = [f"metrics/test.json: {name}" for name, value in ours.items() if not _near(test[name], value)]
-    parts = files.read_table("subsets").set_index("images_left")["accuracy"]
-    names_of_all = {*ours, *means, "test_deduplicated"}
-    if files.read_params("evaluate", metrics.EvaluateConfig).flip:
-        names_of_all.add("test_accuracy_with_flip")  # which the weights give: --full
-    if test.keys() != names_of_all or not _near(test["test_deduplicated"], parts[subsets.OURS]):
-        wrong.append("metrics/test.json: its names, or test_deduplicated")
-    wrong += [
-        f"metrics/test.json: {name}" for name, mean in means.items() if not abs(test[name] - mean) <= ROUNDED
-    ]
-    tables = {
-        "per_class": (metrics.per_class(matrix, names), 0.0),
-        "confusions": (metrics.confusions(matrix, names), 0.0),
-        "reliability": (metrics.reliability(probabilities, actual), ROUNDED),
-        "subsets": (_subsets(hits[torch.tensor(table["index"].argsort().to_numpy())]), 0.0),
+    if params.read("evaluate", metrics.EvaluateConfig).flip:  # which the weights give: --full
+        test["test_accuracy_with_flip"] = files.read_metrics("test").get("test_accuracy_with_flip")
+    return {
+        "metrics/test.json": test,
+        "plots/per_class.csv": metrics.per_class(matrix, names),
+        "plots/confusions.csv": metrics.confusions(matrix, names),
+        "plots/reliability.csv": metrics.reliability(shares, actual),
+        "plots/subsets.csv": parts.reset_index(),
     }
-    for name, (computed, tolerance) in tables.items():
-        stated = files.read_table(name)
-        if name == "subsets" and not files.DUPLICATES.exists():  # then one of them cannot be computed
-            stated = stated[stated["images_left"] != subsets.OURS].reset_index(drop=True)
-        if not _same(computed, stated, tolerance):
-            wrong.append(f"plots/{name}.csv")
-    return [
-        f"{line} does not follow from plots/predictions.csv: `git diff HEAD metrics plots`" for line in wrong
-    ]
 
 
-def _subsets(hits: torch.Tensor) -> pd.DataFrame:
-    """The accuracies on parts of the test images. `hits`: (N,) bool in the order of the images."""
-    there = files.DUPLICATES.exists()
-    found = files.read_duplicates()["test_index"] if there else pd.Series([0])
-    table = subsets.accuracies(hits, subsets.exclusions(files.read_section("fetch")["dataset"], found))
-    return table if there else table[table["images_left"] != subsets.OURS].reset_index(drop=True)
-
-
-def check_training() -> list[str]:
-    """Return what of metrics/train.json, the run's log and its first steps is not plots/history.csv's."""
-    history, train = files.read_table("history"), files.read_metrics("train")
-    config, wrong = files.read_params("train", TrainConfig), []
-    kept = history.iloc[-1] if config.all_images else history.iloc[int(history["val_accuracy"].argmax())]
-    same = [_near(train[name], kept[name]) for name in kept.index if name in train]
-    if not all(same) or train["best_epoch"] != kept["epoch"] or train["epochs"] != len(history):
-        wrong.append("metrics/train.json")
+def of_history() -> Made:
+    """Return metrics/train.json, the record of the run, and the totals of its first steps."""
+    history, config = files.read_table("history"), params.read("train", TrainConfig)
+    state = new_state(config, 1, torch.device("cpu"))
+    state.history = [{str(name): row[name] for name in row} for row in history.to_dict("records")]
+    state.epoch = len(history)
+    made: Made = {"metrics/train.json": summary(state, config)}
     if first_steps.EPOCH.exists():
-        last = pd.read_csv(first_steps.EPOCH).iloc[-1]
-        loss, right = last["loss_sum"] / last["step"], last["correct"] / (last["step"] * config.batch_size)
-        if not (_near(history["train_loss"][0], loss) and _near(history["train_accuracy"][0], right)):
-            wrong.append(str(first_steps.EPOCH))
-    if first_steps.RUN.exists():
-        record = json.loads(first_steps.RUN.read_text())
-        (name, run), *others = record["runs"].items()
-        if others or any(record["recipe"][part] != files.read_section(part) for part in record["recipe"]):
-            wrong.append(f"{first_steps.RUN}: more than one run, or another recipe: it")
-        lines = [
-            json.loads(line) for line in first_steps.RUN.with_suffix(".log.jsonl").read_text().splitlines()
-        ]
-        facts, found = training([line for line in lines if line.pop("run") == name], history)
-        if not found or any(run[fact] != value for fact, value in facts.items()):
-            wrong.append(f"the log of {first_steps.RUN}")
-    return [f"{line} does not follow from plots/history.csv: `git diff HEAD`" for line in wrong]
+        totals = pd.read_csv(first_steps.EPOCH).astype(float)
+        step, first = totals["step"].iloc[-1], history.iloc[0]
+        images = step * config.batch_size
+        totals.iloc[-1] = [step, first["train_loss"] * step, first["train_accuracy"] * images]
+        made[str(first_steps.EPOCH)] = totals
+    if sweep := first_steps.published():
+        name, run = next(iter(sweep["runs"].items()))
+        log = read_log(first_steps.RUN.with_suffix(".log.jsonl"))
+        facts, lines = training([line for line in log if line.pop("run") == name], history)
+        facts |= {stage: files.read_metrics(stage) for stage in ("data", "train", "test")}
+        recipe = {section: params.read_section(section) for section in sweep["recipe"]}
+        made[str(first_steps.RUN)] = sweep | {"recipe": recipe, "runs": {name: lines and run | facts}}
+    return made
 
 
-def check_pages() -> list[str]:
-    """Return which record and which page does not say what metrics/, plots/ and results/ say."""
-    wrong = []
-    if first_steps.RUN.exists():
-        run = next(iter(json.loads(first_steps.RUN.read_text())["runs"].values()))
-        wrong += [
-            f"{first_steps.RUN}: {name}"
-            for name in ("data", "train", "test")
-            if run[name] != files.read_metrics(name)
-        ]
-    count = files.read_metrics("duplicates")["duplicates"]
-    if files.DUPLICATES.exists() and len(files.read_duplicates()) != count:
-        wrong.append("metrics/duplicates.json")
-    readme = results.BLOCK.search(results.README.read_text())
-    if not readme or readme.group() != results.block():
-        wrong.append(str(results.README))
-    if results.DOCUMENT.read_text() != results.page():
-        wrong.append(str(results.DOCUMENT))
-    return [
-        f"{line} does not say what metrics/ and results/ say: `python -m tools.results`" for line in wrong
-    ]
-
-
-def missing_record() -> list[str]:
-    """Return what is not recorded of the run."""
-    missing = [path for path in (first_steps.RUN, first_steps.EPOCH) if not path.exists()]
-    remedies = {
-        first_steps.RUN: "python -m tools.results --record",
-        first_steps.EPOCH: "python -m tools.verify --record",
-    }
-    return [f"{path} is missing: `{remedies[path]}` on the machine of the run" for path in missing]
-
-
-def _near(one: float, other: float) -> bool:
-    return bool(np.isclose(one, other, rtol=DIGITS, atol=0))
-
-
-def _same(one: pd.DataFrame, other: pd.DataFrame, tolerance: float) -> bool:
-    try:
-        pd.testing.assert_frame_equal(one, other, check_dtype=False, rtol=DIGITS, atol=tolerance)
-    except AssertionError:
-        return False
-    return True
+def of_metrics() -> Made:
+    """Return the pages, and what data/duplicates.csv says if it is here."""
+    page, count = results.BLOCK.subn(lambda _: results.block(), results.README.read_text())
+    made: Made = {str(results.README): [page * count], str(results.DOCUMENT): [results.page()]}
+    if files.DUPLICATES.exists():
+        found = {"duplicates": len(files.read_csv(files.DUPLICATES))}
+        made["metrics/duplicates.json"] = files.read_metrics("duplicates") | found
+    return made

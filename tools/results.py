@@ -12,35 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import StrictUndefined, Template
+from scipy import stats
 
-from cifar_resnet import files
-from cifar_resnet.files.params import UserError
+from cifar_resnet import files, markdown, params
+from cifar_resnet.errors import UserError
+from cifar_resnet.evaluation.metrics import accuracy_interval
 from cifar_resnet.network.model import build_model, read_config
-from cifar_resnet.process import command
+from cifar_resnet.process import command, machine
 from cifar_resnet.randomness import generator
-from tools import ablation, tables
 from tools.outcome import read_log, training
-from tools.recipes import FOLDER, overlaid, read_recipe, settings, title
-from tools.tables import Sweep
+from tools.recipes import FOLDER, read_recipe, recipe_name
+from tools.scratch import merge
 
-RESULTS = Path("results")
+Sweep = dict[str, Any]  # what tools.sweep writes: command, recipe, commit, and runs by name
+RESULTS, DOCUMENT, README = Path("results"), Path("docs/results.md"), Path("README.md")
 DEFAULT, ORIGINAL, QUICK = "default", "original", "quick"
-DOCUMENT, README = Path("docs/results.md"), Path("README.md")
-# Between these lines of the README.
 BLOCK = re.compile(r"(?<=<!-- python -m tools.results -->\n).*(?=<!-- end -->\n)", re.DOTALL)
 PUBLISHED = RESULTS / "published.csv"  # what the original recipe reached elsewhere, in % of the test images
-SOURCE = "https://www.kaggle.com/code/vmkhoa28/custom-resnet50-with-adamw"
-# What all processes of a recorded run have in common.
-DECIDING = ["commit", "dirty", "requirements", "torch", "device", "flags", "threads", "precision", "compiled"]
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-    autoescape=False,  # noqa: S701 -- Markdown, not HTML
-)
+SAME = ["commit", "dirty", "requirements", "torch", "device", "flags", "threads", "precision", "compiled"]
 
 
 def read() -> dict[str, Sweep]:
@@ -51,110 +41,92 @@ def read() -> dict[str, Sweep]:
 
 def write(name: str, sweep: Sweep, logs: dict[str, list[dict[str, Any]]]) -> None:
     """Write results/NAME.json, and what train noted of each of its runs beside it."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(sweep, indent=1) + "\n")
     lines = [json.dumps({"run": run, **line}) for run, log in logs.items() for line in log]
-    (RESULTS / f"{name}.log.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    files.write_bytes(RESULTS / f"{name}.json", (json.dumps(sweep, indent=1) + "\n").encode())
+    files.write_bytes(RESULTS / f"{name}.log.jsonl", "".join(f"{line}\n" for line in lines).encode())
 
 
-def original() -> dict[str, Any]:
-    """Return the values that all recipes have where they say nothing else."""
-    return read_recipe(FOLDER / f"{ORIGINAL}.yaml")
+def whole(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe with those that it takes from the original one."""
+    return merge(read_recipe(FOLDER / f"{ORIGINAL}.yaml"), recipe)
 
 
-def outdated(sweeps: dict[str, Sweep]) -> dict[str, list[str]]:
-    """Return, for each recipe that was changed since it ran, the settings that differ."""
-    found = {}
-    for path in sorted(FOLDER.rglob("*.yaml")):
-        if sweep := sweeps.get(title(path)):
-            then = set(settings(overlaid(original(), sweep["recipe"])))
-            now = set(settings(overlaid(original(), read_recipe(path))))
-            if changed := sorted({name for name, _ in then ^ now}):
-                found[title(path)] = changed
-    return found
+def over_images(mean: float, count: float) -> str:
+    """Return the 95 % interval (Wilson), in %, of an accuracy on `count` images."""
+    low, high = accuracy_interval(mean, int(count))
+    return f"{100 * low:.2f} to {100 * high:.2f}"
+
+
+def over_seeds(sample: "pd.Series[float]") -> str:
+    """Return the 95 % interval (Student), in %, of the mean of accuracies, and their standard deviation."""
+    if len(sample) < 2:
+        return "one seed"
+    low, high = stats.t.interval(0.95, len(sample) - 1, loc=sample.mean(), scale=stats.sem(sample))
+    return f"{100 * low:.2f} to {100 * high:.2f} (standard deviation {100 * sample.std():.2f})"
+
+
+def table(sweeps: dict[str, Sweep]) -> str:
+    """Return a Markdown table with a line for each recipe: accuracies in %, minutes of a run."""
+    now = {recipe_name(path): path for path in FOLDER.rglob("*.yaml")}
+    rows = []
+    for name, sweep in sweeps.items():
+        runs = pd.json_normalize(list(sweep["runs"].values()))
+        val, test = (runs.get(f"{of}_accuracy", runs[:0]["minutes"]) for of in ("train.val", "test.test"))
+        sample, images = (test, "test") if len(test) else (val, "val")
+        ran_on = {machine.format_facts(run["hardware"]) for run in sweep["runs"].values() if run["hardware"]}
+        changed = name in now and whole(sweep["recipe"]) != whole(read_recipe(now[name]))
+        rows.append(
+            {
+                "recipe": name,
+                "seeds": len(runs),
+                "validation": f"{100 * val.mean():.2f}",
+                "test": f"{100 * test.mean():.2f}" if len(test) else "",
+                "over images": over_images(sample.mean(), runs[f"data.{images}_images"][0]),
+                "over seeds": over_seeds(sample),
+                "minutes": f"{runs['minutes'].astype(float).mean():.3g}".replace("nan", "not known"),
+                "hardware": "; ".join(sorted(ran_on)) or "not known",
+                "commit": sweep["commit"][:7] + sweep["commit"][40:] + "*" * changed,
+            }
+        )
+    return markdown.table(pd.DataFrame(rows), right=("seeds", "validation", "test"))
+
+
+def render(name: str, **values: Any) -> str:
+    """Return the template tools/NAME.md.jinja with `values`."""
+    form: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    text = Path(__file__).with_name(f"{name}.md.jinja").read_text()
+    return str(Template(text, undefined=StrictUndefined, **form).render(values))
 
 
 def page() -> str:
     """Return docs/results.md."""
-    sweeps = read()
-    small = ablation.of_ablation(sweeps)
-    full = {name: sweep for name, sweep in sweeps.items() if not name.startswith(ablation.PREFIX)}
-    found = ablation.samples(small)
-    ends = ablation.differences(found)
-    learnt = [
-        accuracy for sweep in small.values() for accuracy in tables.values(sweep, "train", "train_accuracy")
-    ]
-    return TEMPLATES.get_template("results.md.jinja").render(
-        accuracies=tables.accuracies(full),
-        circumstances=tables.circumstances(full),
-        ablation=ablation.table(small, ends),
-        ablation_circumstances=tables.circumstances(small),
-        readings=ablation.readings(found, ends),
-        together=found["all"].mean() - found["reference"].mean(),
-        deviation=ablation.deviation(found),
-        comparisons=len(ends),
-        learnt=(min(learnt), max(learnt)),
-        outdated=outdated(sweeps),
-    )
+    return render("results", table=table(read()))
 
 
-def network(sweep: Sweep) -> str:
-    """Return the name and the size of a recipe's network."""
-    config = read_config(overlaid(original(), sweep["recipe"])["train"]["model"])
-    model = build_model(config, 10, generator(0, "initialization"))
-    count = sum(weight.numel() for weight in model.parameters())
-    return f"{model.name}, {count / 1e6:.1f} million parameters"
-
-
-def row(name: str, sweep: Sweep) -> dict[str, str]:
-    """Return the line of a recipe in the README's table."""
-    run = next(iter(sweep["runs"].values()))
-    sample = tables.values(sweep, "test", "test_accuracy")
-    mean = sum(sample) / len(sample)
-    interval = tables.over_images(mean, run["data"]["test_images"])
-    precision = run["hardware"].get("precision", "").removeprefix("torch.")
-    return {
-        "recipe": name,
-        "network": network(sweep),
-        "test accuracy, %": f"**{100 * mean:.2f}** ({interval}), {seeds(len(sample))}",
-        "training": f"{run['minutes'] / 60:.1f} hours" if run["minutes"] else "not recorded",
-        "hardware": ", ".join(filter(None, [run["hardware"]["processor"], precision])),
-        "command": f"`{sweep['command']}`",
+def summary(sweep: Sweep) -> dict[str, Any]:
+    """Return what the README says of a recipe: its network, accuracy, first run and command."""
+    runs = pd.json_normalize(list(sweep["runs"].values()))
+    config = read_config(whole(sweep["recipe"])["train"]["model"])
+    model, mean = build_model(config, 10, generator(0, "initialization")), runs["test.test_accuracy"].mean()
+    return sweep | {
+        "network": model.name,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "accuracy": mean,
+        "interval": over_images(mean, runs["data.test_images"][0]),
     }
-
-
-def seeds(count: int) -> str:
-    """Return a number of seeds in words."""
-    return f"{count} seed{'s' * (count > 1)}"
 
 
 def block() -> str:
     """Return the README's first screen, from results/ and, if there is a default run, metrics/ and plots/."""
-    sweeps = read()
-    published = pd.read_csv(PUBLISHED).set_index("class")["accuracy"]
-    rows = [row(name, sweeps[name]) for name in (DEFAULT, ORIGINAL, QUICK) if name in sweeps]
-    elsewhere = dict.fromkeys(rows[0], "not stated") | {
-        "recipe": f"original, elsewhere: [notebook]({SOURCE})",
-        "network": "ResNet50, 23.5 million parameters",
-        "test accuracy, %": f"{published['all']}, {seeds(1)}",
-        "command": "",
-    }
-    rows.insert(DEFAULT in sweeps, elsewhere)
-    classes = ""
-    if DEFAULT in sweeps:
+    found = {name: summary(one) for name, one in read().items() if name in (DEFAULT, ORIGINAL, QUICK)}
+    published, classes = pd.read_csv(PUBLISHED).set_index("class")["accuracy"], ""
+    if DEFAULT in found:
         ours = 100 * files.read_table("per_class").set_index("class")["accuracy"]
-        both = pd.DataFrame({"default": ours, "original, elsewhere": published}).reindex(ours.index)
-        lines = [
-            {"accuracy, %": str(title)} | {str(name): f"{share:.1f}" for name, share in line.items()}
-            for title, line in both.T.iterrows()
-        ]
-        classes = tables.markdown(lines, right=tuple(ours.index))
-    return TEMPLATES.get_template("readme.md.jinja").render(
-        table=tables.markdown(rows),
-        classes=classes,
-        default=next(iter(sweeps[DEFAULT]["runs"].values())) if DEFAULT in sweeps else None,
-        duplicates=files.read_metrics("duplicates")["duplicates"],
-    )
+        both = pd.DataFrame({"default": ours, "original, elsewhere": published}).reindex(ours.index).T
+        shown = both.map("{:.1f}".format).rename_axis("accuracy, %").reset_index()
+        classes = markdown.table(shown, right=tuple(ours.index))
+    duplicates = files.read_metrics("duplicates")["duplicates"]
+    return render("readme", recipes=found, published=published["all"], classes=classes, duplicates=duplicates)
 
 
 def record(name: str) -> None:
@@ -165,15 +137,13 @@ def record(name: str) -> None:
     log = files.LOGS / "train.jsonl"
     facts, lines = training(read_log(log), files.read_table("history"))
     if not lines:
-        raise UserError(
-            f"{log} does not hold all epochs of plots/history.csv: bring it from where the run was"
-        )
+        raise UserError(f"{log} does not hold all epochs of plots/history.csv: bring that run's log")
     starts = [line for line in lines if "resumed" in line]
-    for fact in DECIDING:
+    for fact in SAME:
         found = {json.dumps(start.get(fact, "missing")) for start in starts}
         if len(found) > 1 or '"missing"' in found:
             raise UserError(f"{log}: {fact} is {' and '.join(sorted(found))} in the processes of one run")
-    recipe = {section: files.read_section(section) for section in ("preprocess", "train", "evaluate")}
+    recipe = {section: params.read_section(section) for section in ("preprocess", "train", "evaluate")}
     metrics = {stage: files.read_metrics(stage) for stage in ("data", "train", "test")}
     commit = starts[0]["commit"] + "-dirty" * starts[0]["dirty"]
     run = f"{name}-{recipe['train']['seed']}"
@@ -185,13 +155,13 @@ def main() -> None:
     """Record the run if asked to, and write the pages."""
     parser = argparse.ArgumentParser(prog="python -m tools.results", description=__doc__)
     parser.add_argument("--record", nargs="?", const=DEFAULT, metavar="NAME", help="default: %(const)s")
-    arguments = parser.parse_args()
+    name = parser.parse_args().record
     with command.one_line():
         readme = README.read_text()
         if not BLOCK.search(readme):
             raise UserError(f"{README} lacks the two comments between which the results are")
-        if arguments.record:
-            record(arguments.record)
+        if name:
+            record(name)
         DOCUMENT.write_text(page())
         README.write_text(BLOCK.sub(lambda _: block(), readme))
 
