@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
-from ruamel.yaml import YAML
 from xdist.scheduler import LoadScopeScheduling
 
 from tests import zygote
@@ -23,22 +22,15 @@ from tools import recipes, scratch
 
 # Children to kill: forked from a process that has imported PyTorch already, so that each starts at once.
 FORK = multiprocessing.get_context("forkserver")
-os.environ["PYTHONPATH"] = str(scratch.ROOT)  # the server's children find the tests as this process does
-FORK.set_forkserver_preload(
-    [
-        "stages.train",
-        "cifar_resnet.training.loop",
-        "torch._dynamo",
-        "tests.process.test_checkpoint",
-        "tests.process.test_resume",
-    ]
-)
+os.environ["PYTHONPATH"] = f"{scratch.ROOT}/src{os.pathsep}{scratch.ROOT}"  # this code, not an installed one
+FORK.set_forkserver_preload(["torch._dynamo", "tests.process.test_resume", "tests.training.test_loop"])
 
 # Time says nothing about a property: another test process may have the cores.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-TINY: dict[str, Any] = recipes.overlaid(
+OUTPUTS = ("models/resnet50.safetensors", "metrics/train.json", "plots/history.csv")  # of train
+TINY: dict[str, Any] = scratch.merge(
     recipes.read_recipe(scratch.ROOT / "recipes/original.yaml"),
     {
         "fetch": {"dataset": "synthetic", "synthetic": {"train_images": 500, "test_images": 100}},
@@ -48,6 +40,7 @@ TINY: dict[str, Any] = recipes.overlaid(
             "batch_size": 50,
             "device": "cpu",
             "compile": False,
+            "precision": "float32",  # `auto` is not the same everywhere
             "model": {"width": 4, "blocks": [1, 1, 1, 1]},
         },
         "evaluate": {"device": "cpu"},
@@ -70,13 +63,8 @@ def quick() -> Path:
     folder.mkdir(exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / "socket").exists():
-            zygote.install(folder, sys.executable)
             command = [sys.executable, zygote.__file__, str(folder), str(owner)]
-            # Not a Popen, which complains when this process ends before it.
-            server = os.posix_spawn(sys.executable, command, clean_environment())
-            while not (folder / "socket").exists():  # it imports PyTorch meanwhile
-                assert os.waitpid(server, os.WNOHANG) == (0, 0)
-                time.sleep(0.05)
+            subprocess.run(command, env=clean_environment(), check=True)  # ends when its child is ready
     return folder
 
 
@@ -104,10 +92,7 @@ class Clone:
 
     def change(self, changes: dict[str, Any]) -> None:
         """Edit params.yaml."""
-        yaml = YAML()
-        params = yaml.load(self.folder / "params.yaml")
-        scratch.merge(params, changes)
-        yaml.dump(params, self.folder / "params.yaml")
+        scratch.change(self.folder / "params.yaml", changes)
 
     def edit(self, path: str, old: str, new: str) -> None:
         """Replace the first `old` in a file; the file may be a link into DVC's cache."""
@@ -118,7 +103,7 @@ class Clone:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The quick commands of tests.zygote first on the PATH, one thread, a cache of its own."""
+        """The quick commands of tests.zygote come first on the PATH; a cache of its own."""
         return clean_environment() | {
             "PATH": os.pathsep.join([str(quick()), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "XDG_CACHE_HOME": str(self.cache),
@@ -181,8 +166,8 @@ class Clone:
 
 # The files with the longest tests: they begin first, so that no process works alone at the end.
 FIRST = (
-    *("test_demo", "test_compilation", "test_launch", "test_sweep", "test_gpu_run", "test_resume"),
-    *("test_loop", "test_memory", "test_notebook", "test_adapt", "test_pipeline", "test_card", "test_verify"),
+    *("test_demo", "test_sweep", "test_adapt", "test_gpu_run", "test_resume", "test_launch"),
+    *("test_loop", "test_numerics", "test_notebook", "test_pipeline", "test_card", "test_verify"),
     *("test_distributed", "test_command", "test_duplicates"),
 )
 # Files whose tests share what takes long to make: one process runs all of a file.

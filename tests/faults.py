@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -17,12 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from cifar_resnet import files
+from cifar_resnet import params
 from tools import scratch
 
 Fault = dict[str, str]
+Found = dict[str, set[str]]  # by test
 AT_A_TIME = os.cpu_count() or 1
-LIMIT = 600.0  # seconds of a test
+LIMIT = 600.0  # seconds of a process
 OURS = ("benchmarks", "cifar_resnet", "stages", "tests", "tools")
 # Each test runs in a child of a process that has imported the libraries, and none of our code.
 FORK = get_context("forkserver")
@@ -31,7 +33,7 @@ FORK.set_forkserver_preload(["torch._dynamo", "torchvision", "sklearn.metrics", 
 
 def read() -> list[Fault]:
     """Return the entries of faults.yaml."""
-    faults: list[Fault] = files.read_yaml(scratch.ROOT / "tests/faults.yaml")
+    faults: list[Fault] = params.read_yaml(scratch.ROOT / "tests/faults.yaml")
     return faults
 
 
@@ -39,18 +41,19 @@ class Outcomes:
     """A plugin of pytest that collects what became of each test: passed, failure, error or skipped."""
 
     def __init__(self) -> None:
-        self.found: set[str] = set()
+        self.found: Found = defaultdict(set)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a phase of a test."""
+        found = self.found[report.nodeid.removeprefix("tests/")]
         if report.failed:
-            self.found.add("failure" if report.when == "call" else "error")
+            found.add("failure" if report.when == "call" else "error")
         elif report.skipped or report.when == "call":
-            self.found.add(report.outcome)
+            found.add(report.outcome)
 
 
-def run(folder: Path, test: str, sender: "Connection[set[str], set[str]]") -> None:
-    """Run `test` of the copy in `folder` and send its outcomes; in a process of its own."""
+def run(folder: Path, tests: list[str], sender: "Connection[Found, Found]") -> None:
+    """Run `tests` of the copy in `folder` and send what became of them; in a process of its own."""
     for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
         del sys.modules[name]
     sys.path[:0] = [str(folder), str(folder / "src")]
@@ -59,12 +62,13 @@ def run(folder: Path, test: str, sender: "Connection[set[str], set[str]]") -> No
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     outcomes = Outcomes()
-    pytest.main(["-x", "-q", "-p", "no:cacheprovider", f"tests/{test}"], [outcomes])
-    sender.send(outcomes.found)
+    first = ["-x"] if len(tests) == 1 else []
+    pytest.main([*first, "-q", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)], [outcomes])
+    sender.send(dict(outcomes.found))
 
 
-def outcomes(original: Path, test: str, fault: Fault | None) -> set[str]:
-    """Return what becomes of `test` in a copy of `original`, with `fault` in it."""
+def outcomes(original: Path, tests: list[str], fault: Fault | None) -> Found:
+    """Return what becomes of each of `tests` in a copy of `original`, with `fault` in it."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "copy"
         shutil.copytree(original, folder)
@@ -72,27 +76,19 @@ def outcomes(original: Path, test: str, fault: Fault | None) -> set[str]:
             path = folder / fault["file"]
             path.write_text(path.read_text().replace(fault["find"], fault["put"]))
         receiver, sender = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=run, args=(folder, test, sender))
+        process = FORK.Process(target=run, args=(folder, tests, sender))
         process.start()
         sender.close()
         try:
-            return set(receiver.recv()) if receiver.poll(LIMIT) else set()
+            found = receiver.recv() if receiver.poll(LIMIT) else {}
         except EOFError:  # it died
-            return set()
+            found = {}
         finally:
             process.kill()
             process.join()
-
-
-def attempt(original: Path, fault: Fault, sound: dict[str, set[str]]) -> tuple[str, float]:
-    """Return the verdict on a fault, and the seconds that it took. `sound`: outcomes without faults."""
-    started = time.monotonic()
-    found = outcomes(original, fault["test"], fault)
-    if sound[fault["test"]] != {"passed"}:
-        verdict = "DEAD"
-    else:
-        verdict = "found" if "failure" in found else "MISSED" if found == {"passed"} else "DEAD"
-    return verdict, time.monotonic() - started
+    # A test may stand for all of its cases.
+    cases = {test: [case for case in found if case == test or case.startswith(f"{test}[")] for test in tests}
+    return {test: set().union(*(found[case] for case in cases[test])) for test in tests}
 
 
 def main() -> int:
@@ -108,16 +104,24 @@ def main() -> int:
         changed = scratch.git(scratch.ROOT, "diff", "--name-only", arguments.since).split()
         faults = [fault for fault in faults if fault["file"] in changed]
     os.environ["OMP_NUM_THREADS"] = "1"
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(AT_A_TIME) as pool:
         original = Path(temporary) / "original"
         scratch.clone(original, {})
         tests = sorted({fault["test"] for fault in faults})
-        sound = dict(zip(tests, pool.map(lambda test: outcomes(original, test, None), tests), strict=True))
-        tried = pool.map(lambda fault: attempt(original, fault, sound), faults)
+        parts = [tests[n::AT_A_TIME] for n in range(min(AT_A_TIME, len(tests)))]
+        sound: Found = {}
+        for part in pool.map(lambda part: outcomes(original, part, None), parts):
+            sound |= part
+        tried = pool.map(lambda fault: (outcomes(original, [fault["test"]], fault), fault), faults)
         lost = 0
-        for fault, (verdict, seconds) in zip(faults, tried, strict=True):
+        for outcome, fault in tried:
+            found = outcome[fault["test"]]
+            passes = sound[fault["test"]] == {"passed"}  # without the fault
+            verdict = "found" if passes and "failure" in found else "DEAD"
+            verdict = "MISSED" if passes and found == {"passed"} else verdict
             lost += verdict != "found"
-            print(f"{verdict:<6} {seconds:5.1f} s  {fault['what']}", flush=True)
+            print(f"{verdict:<6} {time.monotonic() - started:4.0f} s  {fault['what']}", flush=True)
     print(f"{len(faults) - lost} of {len(faults)} faults found")
     return lost
 

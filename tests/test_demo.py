@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cifar_resnet.data import synthetic
+from cifar_resnet.errors import UserError
 from tests.conftest import Clone
 from tools import scratch
 
@@ -34,13 +35,49 @@ def test_the_demo_learns_leaves_the_workspace_alone_and_does_nothing_twice(demo:
     test = json.loads(clone.read(".demo/metrics/test.json"))
     assert test["test_accuracy"] >= 0.9
     assert first.count("Running stage") == 6
-    page = re.search(r"readable offline: (\S+)", first)
-    assert page
-    assert Path(page[1]).stat().st_size > 100_000
+    (page,) = re.findall(r"readable offline: (\S+)", first)
+    assert Path(page).stat().st_size > 100_000
     assert scratch.git(clone.folder, "status", "--porcelain") == ""
     second = clone.run("python", "-m", "tools.demo")
     assert second.count("didn't change, skipping") == 6
     assert second[second.index("The kept epoch") :] == first[first.index("The kept epoch") :]
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source tree without `.git`, in place of this one."""
+    for path in ("params.yaml", "code.py", "made/ignored.bin", "metrics/test.json"):
+        (tmp_path / "unpacked" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "unpacked" / path).write_text("train: {epochs: 1}\n")
+    (tmp_path / "unpacked/.gitignore").write_text("/made/\n")
+    monkeypatch.setattr(scratch, "ROOT", tmp_path / "unpacked")
+    return tmp_path / "unpacked"
+
+
+def test_a_source_tree_without_git_has_a_demo_too(unpacked: Path, tmp_path: Path) -> None:
+    demo = tmp_path / "demo"
+    for changes, epochs, code in (({"train": {"epochs": 2}}, 2, "code.py"), ({}, 1, "other.py")):
+        (unpacked / "code.py").rename(unpacked / code)
+        scratch.clone(demo, changes)
+        assert sorted(scratch.git(demo, "ls-files").split()) == [".gitignore", code, "params.yaml"]
+        assert (demo / "params.yaml").read_text() == f"train: {{epochs: {epochs}}}\n"
+    assert not (unpacked / ".git").exists()
+
+
+def test_a_scratch_clone_ignores_the_users_hooks_and_signatures(
+    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = tmp_path / "hooks/pre-commit"
+    hook.parent.mkdir()
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    own = f"[commit]\ngpgsign = true\n[gpg]\nprogram = false\n[core]\nhooksPath = {hook.parent}\n"
+    (tmp_path / "gitconfig").write_text(own)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    scratch.clone(tmp_path / "demo", {})
+    assert scratch.git(tmp_path / "demo", "log", "--format=%s").strip() == "Scratch clone"
+    with pytest.raises(UserError, match=r"^`git show` in .*: fatal: [^\n]*unknown revision[^\n]*$"):
+        scratch.git(tmp_path / "demo", "show", "nothing")
 
 
 def told(line: str) -> str:

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from cifar_resnet import files
-from cifar_resnet.network.classifier import Classifier, description, read_classifier
+from cifar_resnet.network.classifier import model_metadata, read_classifier
 from cifar_resnet.network.inference import NormalizationConfig, forward
 from cifar_resnet.network.model import build_model, read_config
 from cifar_resnet.randomness import generator
+from tests.made_up import random_images
 from tools.scratch import ROOT
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -29,7 +30,7 @@ def write_model(path: Path, width: int = 64) -> None:
     for name, tensor in weights.items():
         if name.endswith("running_mean"):
             tensor.normal_(generator=generator(1, name))
-    files.write_tensors(path, weights, description(config, NORMALIZATION, CLASSES, 32))
+    files.write_tensors(path, weights, model_metadata(config, NORMALIZATION, CLASSES, 32))
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +54,8 @@ def load(repository: Path, **options: Any) -> Any:
     return torch.hub.load(str(repository), "cifar10_resnet50", source="local", **options)
 
 
-@pytest.fixture
-def ours(model_file: Path) -> Classifier:
-    return read_classifier(model_file, torch.device("cpu"))
-
-
 def test_the_network_computes_what_ours_does_and_lets_gradients_through(
-    ours: Classifier, model_file: Path, repository: Path
+    model_file: Path, repository: Path
 ) -> None:
     (repository / "models").mkdir()
     shutil.copy(model_file, repository / "models/resnet50.safetensors")
@@ -67,9 +63,7 @@ def test_the_network_computes_what_ours_does_and_lets_gradients_through(
     assert not network.training
     assert network.class_names == CLASSES
     assert network.sha256 == hashlib.sha256(model_file.read_bytes()).hexdigest()
-    images = torch.randint(
-        0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    images, ours = random_images(8).images, read_classifier(model_file, torch.device("cpu"))
     with torch.inference_mode():
         expected = forward(ours.model, images, ours.normalization, torch.float32)
     assert expected.std() > 0.1
@@ -109,8 +103,8 @@ def test_another_network_and_a_changed_byte_are_refused(model_file: Path, reposi
         load(repository)
 
 
-def test_random_weights_have_the_published_shapes(ours: Classifier, repository: Path) -> None:
-    network = load(repository, pretrained=False)
-    shapes = {name: tensor.shape for name, tensor in ours.model.state_dict().items()}
-    assert {name: tensor.shape for name, tensor in network.network.state_dict().items()} == shapes
+def test_random_weights_have_the_published_shapes(model_file: Path, repository: Path) -> None:
+    network, weights = load(repository, pretrained=False), files.read_tensors(model_file)[0]
+    shapes = {name: tensor.shape for name, tensor in network.network.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in weights.items()}
     assert network.class_names == CLASSES

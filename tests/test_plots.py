@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,44 +18,39 @@ from tools.experiment import Baseline, Experiment
 
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or ""
-CHROMIUM_FLAGS = shlex.split("""
+FLAGS = """
     --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=20000 --dump-dom
-    --host-resolver-rules="MAP * ~NOTFOUND"
-""")
+"""
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"
 CSV = [settings for path, settings in entries("plots") if path.endswith(".csv")]
 CHARTS = {"Loss", "Accuracy", *(settings["title"] for settings in CSV)}
 
 
-def marks(clone: Clone, *command: str) -> dict[str, int]:
-    """How many marks each chart has that a command of DVC draws, by its title."""
+def drawn(clone: Clone, *command: str) -> tuple[dict[str, int], str]:
+    """How many marks each chart has that a command of DVC draws, by its title; the page."""
     clone.dvc("plots", *command)
     page = clone.read("dvc_plots/index.html").decode()
     found = {}
     for text in re.findall(r"var spec = (\{.*\});$", page, re.MULTILINE):
         spec: dict[str, Any] = json.loads(text)
-        chart = vl_convert.vegalite_to_svg(spec, vl_version="5.21")
         title = spec["title"]["text"] if isinstance(spec["title"], dict) else spec["title"]
-        found[title] = chart.count('role="graphics-symbol"')
-    return found
+        found[title] = vl_convert.vegalite_to_svg(spec, vl_version="5.21").count('role="graphics-symbol"')
+    return found, page
 
 
-def test_every_chart_and_picture_of_a_run_and_of_two_compared_is_drawn(
-    finished: Clone, tmp_path: Path
-) -> None:
+def test_every_chart_and_picture_is_drawn(finished: Clone, tmp_path: Path) -> None:
     clone = finished.copy(tmp_path)
-    shown = marks(clone, "show")
+    shown, page = drawn(clone, "show")
     assert set(shown) == CHARTS
     assert all(count > 0 for count in shown.values()), shown
-    page = clone.read("dvc_plots/index.html").decode()
     pictures = {name.split("_")[-1] for name in re.findall(r'<img src="static/([^"]*)"', page)}
     assert pictures == {path.name for path in (clone.folder / "plots").glob("*.png")}
     for path in (clone.folder / "plots").glob("*.csv"):  # as another run would have left it
         path.write_text(path.read_text().replace("0.", "0.1"))
-    compared = marks(clone, "diff", "HEAD")
+    compared, page = drawn(clone, "diff", "HEAD")
     assert set(compared) == CHARTS
     assert all(count >= shown[title] for title, count in compared.items())
-    page = clone.read("dvc_plots/index.html").decode()
     assert {"HEAD", "workspace"} <= set(re.findall(r'"rev": "(\w+)"', page))
 
 
@@ -68,7 +62,7 @@ def clone(finished: Clone, tmp_path: Path) -> Clone:
     return clone
 
 
-def test_setting_up_leaves_the_clone_as_git_has_it_with_a_cache_that_no_other_user_can_write_to(
+def test_setting_up_makes_a_cache_that_no_other_user_can_write_to(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert scratch.git(clone.folder, "status", "--porcelain") == ""
@@ -93,24 +87,20 @@ def test_the_page_knows_no_absolute_path_and_loads_nothing_from_the_network(clon
     assert not re.search(elsewhere, re.sub(r"<noscript.*?</noscript>", "", page, flags=re.DOTALL))
     script = clone.read(".dvc/plots/vega.js").decode()
     assert "Vega-Lite:  Copyright (c)" in script[: script.index("*/")]
-    assert not re.search(r"@import|cdn\.|jsdelivr|unpkg", script)
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs a browser: apt-get install chromium")
-def test_a_browser_draws_with_the_script_of_the_clone_or_says_what_it_needs(
-    clone: Clone, tmp_path: Path
-) -> None:
+def test_a_browser_draws_or_says_what_it_needs(clone: Clone, tmp_path: Path) -> None:
     running = ".dvc/tmp/exps/standalone/tmp1"  # of `dvc exp run --temp`
     for folder, charts in ((running, True), ("../never set up", False)):
         other = clone.inside(folder)
         scratch.git(clone.folder, "clone", "--quiet", ".", str(other.folder))
         other.dvc("plots", "show", "plots/history.csv")
         address = (other.folder / "dvc_plots/index.html").as_uri()
-        flags = [*CHROMIUM_FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]
-        browser = subprocess.run([CHROMIUM, *flags, address], capture_output=True, text=True, timeout=120)
-        assert ("<svg" in browser.stdout) == charts
-        assert ("Title text 'Learning rate'" in browser.stdout) == charts
-        assert ('<p id="no-charts" hidden="">' in browser.stdout) == charts
+        command = [CHROMIUM, *FLAGS.split(), OFFLINE, f"--user-data-dir={tmp_path / 'profile'}", address]
+        browser = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        for text in ("<svg", "Title text 'Learning rate'", '<p id="no-charts" hidden="">'):
+            assert (text in browser.stdout) == charts
         if charts:
             # DVC's charts name version 5 of Vega-Lite and have empty channels.
             known = ("WARN ", "The input spec uses Vega-Lite v5")

@@ -7,51 +7,29 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cifar_resnet import files
+from cifar_resnet import params
+from cifar_resnet.errors import UserError
 from tests.test_files import CONFIGS
 from tools import recipes, scratch
 
 RECIPE = """
-train:
-  all_images: true
-  schedule:
-    warmup: 0.3
-  optimizer:
-    betas: [0.8, 0.9]
-  model:
-    name: other
-evaluate:
-  precision: bfloat16
+train: {all_images: true, schedule: {warmup: 0.3}, optimizer: {betas: [0.8, 0.9]}, model: {name: other}}
+evaluate: {precision: bfloat16}
 """
-
-
 # What decides a recipe's result, and the SHA-256 of its values: they are those of the runs in results/.
 DECIDING = ("fetch.dataset", "fetch.synthetic", "preprocess", "train", "evaluate")
-VALUES = {
-    "ablation-all": "42f93c0c0a7d",
-    "ablation-constant-rate": "f9e1781096fb",
-    "ablation-cutout": "09dcb1feaafb",
-    "ablation-decay-all": "f7d4580f3194",
-    "ablation-mixup": "2b237be57469",
-    "ablation-no-average": "c2328753b4c2",
-    "ablation-no-cutmix": "484c253d5842",
-    "ablation-no-label-smoothing": "86d4cf3194b4",
-    "ablation-no-warmup": "9dacb19c0961",
-    "ablation-reference": "391a19dc7c47",
-    "ablation-reference-decay": "5d27c25dfbf8",
-    "ablation-rotation": "f67ac340b3c6",
-    "ablation-zero-gamma": "f09560b581fb",
-    "demo": "d416526553d4",
-    "original": "c7eabe89e968",
-    "quick": "8cca7f6f774c",
-    "short": "e255be6a1861",
-    "small": "703ec20dcadc",
-    "tuned": "5c618e821e95",
-}
+VALUES: dict[str, str] = yaml.safe_load("""
+    {ablation-all: 42f93c0c, ablation-constant-rate: f9e17810, ablation-cutout: 09dcb1fe, demo: d4165265,
+    ablation-decay-all: f7d4580f, ablation-no-average: c2328753, ablation-no-cutmix: 484c253d,
+    ablation-no-label-smoothing: 86d4cf31, ablation-no-warmup: 9dacb19c, ablation-reference: 391a19dc,
+    ablation-reference-decay: 5d27c25d, ablation-rotation: f67ac340, ablation-zero-gamma: f09560b5,
+    ablation-mixup: 2b237be5, original: c7eabe89, quick: 8cca7f6f, short: e255be6a, small: 703ec20d,
+    tuned: 5c618e82}
+""")
 
 
 def test_settings_are_what_dvc_takes() -> None:
-    assert [f"{name}={value}" for name, value in recipes.settings(yaml.safe_load(RECIPE))] == [
+    assert recipes.settings(yaml.safe_load(RECIPE)) == [
         "train.all_images=true",
         "train.schedule.warmup=0.3",
         "train.optimizer.betas=[0.8, 0.9]",
@@ -70,86 +48,105 @@ def test_a_recipe_stands_on_others(tmp_path: Path) -> None:
     assert recipes.read_recipe(top) == expected
 
 
-def test_a_recipe_cannot_name_what_params_lack() -> None:
-    with pytest.raises(ValueError, match="no 'epoch'; it has epochs"):
-        scratch.merge({"train": {"epochs": 1}}, {"train": {"epoch": 2}})
+def test_what_is_no_recipe_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "low.yaml").write_text("train: {epochs: 1}")
+    (tmp_path / "other.yaml").write_text("base: [recipe.yaml]")
+    for text, told in (
+        ("train", "a recipe has sections of params.yaml"),
+        ("base: low.yaml", "its base is a list of files"),
+        ("base: [recipe.yaml]", "has itself as its base"),
+        ("base: [other.yaml]", "has itself as its base"),
+        ("base: [low.yaml]\ntrain: 7", r"train is a section .* and a value \(7\) cannot take its place"),
+        ("base: [low.yaml]\ntrain: {epochs: {n: 2}}", r"train.epochs is a value \(1\), and a section"),
+    ):
+        (tmp_path / "recipe.yaml").write_text(text)
+        with pytest.raises(UserError, match=told):
+            recipes.read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_what_a_recipe_cannot_put_into_params_leaves_them_as_they_are(tmp_path: Path) -> None:
+    before, path = (scratch.ROOT / "params.yaml").read_bytes(), tmp_path / "params.yaml"
+    path.write_bytes(before)
+    for changes, told in (
+        ({"train": {"seed": 3, "epoch": 2}}, "params.yaml has no 'train.epoch'; it has seed, epochs"),
+        ({"train": {"seed": 3, "optimizer": 0.1}}, "train.optimizer is a section"),
+    ):
+        with pytest.raises(UserError, match=told):
+            scratch.change(path, changes)
+        assert path.read_bytes() == before
+
+
+def test_the_line_ends_of_params_stay(tmp_path: Path) -> None:
+    for end in ("\n", "\r\n"):
+        text = f"train:  # of a run{end}  epochs: 1{end}  betas: [0.9, 0.999]{end}"
+        (tmp_path / "params.yaml").write_bytes(text.encode())
+        scratch.change(tmp_path / "params.yaml", {"train": {"epochs": 2}})
+        assert (tmp_path / "params.yaml").read_bytes().decode() == text.replace("epochs: 1", "epochs: 2")
 
 
 def test_a_recipe_is_named_after_its_path() -> None:
-    assert recipes.title(Path("recipes/ablation/no-cutmix.yaml")) == "ablation-no-cutmix"
-    assert recipes.title(Path("recipes/quick.yaml").absolute()) == "quick"
-    assert recipes.title(Path("/elsewhere/mine.yaml")) == "mine"
+    assert recipes.recipe_name(Path("recipes/ablation/no-cutmix.yaml")) == "ablation-no-cutmix"
+    assert recipes.recipe_name(Path("recipes/quick.yaml").absolute()) == "quick"
+    assert recipes.recipe_name(Path("/elsewhere/mine.yaml")) == "mine"
 
 
 def test_the_original_says_every_value() -> None:
-    original, params = (
-        files.read_yaml(scratch.ROOT / path) for path in ("recipes/original.yaml", "params.yaml")
-    )
+    paths = ("recipes/original.yaml", "params.yaml")
+    original, default = (params.read_yaml(scratch.ROOT / path) for path in paths)
     for section in ("preprocess", "train", "evaluate"):
-        own, known = (dict(recipes.settings(values[section])) for values in (original, params))
+        own, known = (params.flatten(values[section]) for values in (original, default))
         assert own.keys() == known.keys(), section
-    assert original["fetch"]["dataset"] == "cifar10"
-    assert original["preprocess"]["validation_images"] == 5000
-    assert original["evaluate"]["flip"] is False
 
 
 def test_the_default_is_the_original_until_a_run_of_the_short_one_is_locked() -> None:
-    locked = "train" in files.read_yaml(scratch.ROOT / "dvc.lock")["stages"]
+    locked = "train" in params.read_yaml(scratch.ROOT / "dvc.lock")["stages"]
     default = scratch.ROOT / f"recipes/{'short' if locked else 'original'}.yaml"
-    assert recipes.whole(default) == files.read_yaml(scratch.ROOT / "params.yaml")
+    assert recipes.with_recipe(default) == params.read_yaml(scratch.ROOT / "params.yaml")
 
 
 def test_no_recipe_changes_with_params(monkeypatch: pytest.MonkeyPatch) -> None:
     def digests() -> dict[str, str]:
         found = {}
         for path in sorted(scratch.ROOT.glob("recipes/**/*.yaml")):
-            values = dict(recipes.settings(recipes.whole(path)))
+            values = dict(one.split("=", 1) for one in recipes.settings(recipes.with_recipe(path)))
             deciding = {name: value for name, value in values.items() if name.startswith(DECIDING)}
             text = json.dumps(deciding, sort_keys=True)
-            found[recipes.title(path)] = hashlib.sha256(text.encode()).hexdigest()[:12]
+            found[recipes.recipe_name(path)] = hashlib.sha256(text.encode()).hexdigest()[:8]
         return found
 
     assert digests() == VALUES
-    short = recipes.whole(scratch.ROOT / "recipes/short.yaml")
-    read = files.read_yaml
-    monkeypatch.setattr(files, "read_yaml", lambda path: short if path.name == "params.yaml" else read(path))
+    short, read = recipes.with_recipe(scratch.ROOT / "recipes/short.yaml"), params.read_yaml
+    monkeypatch.setattr(params, "read_yaml", lambda path: short if path.name == "params.yaml" else read(path))
     assert digests() == VALUES
 
 
-@pytest.mark.parametrize("recipe", sorted(scratch.ROOT.glob("recipes/**/*.yaml")), ids=recipes.title)
+@pytest.mark.parametrize("recipe", sorted(scratch.ROOT.glob("recipes/**/*.yaml")), ids=recipes.recipe_name)
 def test_a_recipe_is_valid_and_holds_only_what_differs(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, params = files.read_yaml(recipe), files.read_yaml(scratch.ROOT / "params.yaml")
+    own, values = params.read_yaml(recipe), params.read_yaml(scratch.ROOT / "params.yaml")
     bases = own.pop("base", [])
     for base in bases:
-        scratch.merge(params, recipes.read_recipe(recipe.parent / base))
-    before = dict(recipes.settings(params))
-    for name, value in recipes.settings(own):
+        scratch.merge(values, recipes.read_recipe(recipe.parent / base))
+    before = params.flatten(values)
+    for name, value in params.flatten(own).items():
         assert not bases or before[name] != value, f"{name} is as it would be without it"
-    assert bases or recipes.title(recipe) == "original"
-    scratch.merge(params, own)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    assert bases or recipes.recipe_name(recipe) == "original"
+    scratch.merge(values, own)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     monkeypatch.chdir(tmp_path)
     for section, config_class in CONFIGS.items():
-        files.read_params(section, config_class)
+        params.read(section, config_class)
 
 
-def test_a_recipe_goes_into_params_as_the_readme_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    params = (scratch.ROOT / "params.yaml").read_bytes()
-    (tmp_path / "params.yaml").write_bytes(params)
+def test_a_recipe_goes_into_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, path = (scratch.ROOT / "params.yaml").read_bytes(), tmp_path / "params.yaml"
+    path.write_bytes(before)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "plain.yaml").write_text("# nothing\n")
-    monkeypatch.setattr("sys.argv", ["recipes", "plain.yaml"])
-    recipes.main()
-    assert (tmp_path / "params.yaml").read_bytes() == params
-    (tmp_path / "other.yaml").write_text(RECIPE)
-    monkeypatch.setattr("sys.argv", ["recipes", "other.yaml"])
-    recipes.main()
-    written = yaml.safe_load((tmp_path / "params.yaml").read_text())
-    assert written == recipes.overlaid(yaml.safe_load(params), yaml.safe_load(RECIPE))
-    before, after = params.splitlines(), (tmp_path / "params.yaml").read_bytes().splitlines()
-    changed = [line for line, new in zip(before, after, strict=True) if line != new]
-    assert len(changed) == len(list(recipes.settings(yaml.safe_load(RECIPE)))), "the other lines stay"
+    monkeypatch.setattr("sys.argv", ["recipes", "mine.yaml"])
+    for recipe, changed in (("# nothing\n", 0), (RECIPE, 5)):
+        Path("mine.yaml").write_text(recipe)
+        recipes.main()
+        pairs = zip(before.splitlines(), path.read_bytes().splitlines(), strict=True)
+        assert sum(line != new for line, new in pairs) == changed, "the other lines stay"
+    assert yaml.safe_load(path.read_text()) == scratch.merge(yaml.safe_load(before), yaml.safe_load(RECIPE))

@@ -1,12 +1,15 @@
-"""`make setup`: which Python, which build of PyTorch."""
+"""`make setup`: which Python, which build of PyTorch; the lock; the other targets."""
 
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tools.scratch import ROOT
 
@@ -18,6 +21,8 @@ def fresh(tmp_path: Path) -> Path:
     """A folder with what `make setup` reads, and no .venv."""
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "bin").mkdir()
+    script(tmp_path / "bin/uname", "echo Linux")
     return tmp_path
 
 
@@ -27,9 +32,7 @@ def script(path: Path, *lines: str) -> None:
 
 
 def make(folder: Path, *words: str, status: int = 0) -> str:
-    """What `make` prints in `folder` on Linux."""
-    (folder / "bin").mkdir(exist_ok=True)
-    script(folder / "bin/uname", "echo Linux")
+    """What `make` prints in `folder`."""
     # Not as a part of the `make test` that runs this.
     environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
     environment["PATH"] = f"{folder / 'bin'}:{os.environ['PATH']}"
@@ -46,43 +49,61 @@ def blocks(lock: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("version", ["(3, 10)", "(3, 13)"])
 def test_another_python_is_refused_before_anything_is_installed(version: str, fresh: Path) -> None:
-    python = fresh / "python"
-    script(
-        python,
-        'if [ "$1" = --version ]; then echo Python X; exit; fi',
-        f'exec {sys.executable} "$1" "import sys; sys.version_info = {version}; $2"',
-    )
-    printed = make(fresh, "setup", f"PYTHON={python}", status=2)
+    python, code = fresh / "python", f'"import sys; sys.version_info = {version}; $2"'
+    script(python, '[ "$1" = --version ] && echo Python X && exit', f'exec {sys.executable} "$1" {code}')
     refusal = f"{python} is Python X, this project needs Python 3.11 or 3.12: make setup PYTHON=python3.12"
-    assert printed == f"error: {refusal}\n"
+    assert make(fresh, "setup", f"PYTHON={python}", status=2) == f"error: {refusal}\n"
     assert not (fresh / ".venv").exists()
 
 
-def test_the_readmes_way_without_make_is_what_make_does(fresh: Path) -> None:
+def test_the_way_without_make_is_what_make_does(fresh: Path) -> None:
     planned = make(fresh, "-n", "setup")
-    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs/help.md").read_text()
     for words in ("-m venv", "--require-hashes -r requirements.lock", "-e .", "python -m tools.plots_page"):
         assert words in planned, words
-        assert words in readme, words
-    assert len([line for line in planned.splitlines() if "pip install" in line]) == 2
+        assert words in page, words
+    installs = [line for line in planned.splitlines() if "pip install" in line]
+    assert len(installs) == 3, "uv and setuptools, then by uv all others and this project"
+    assert all("--require-hashes" in line or line.endswith("--no-deps -e .") for line in installs)
 
 
 def test_the_cpu_build_keeps_every_other_package_with_its_hashes(fresh: Path) -> None:
     (fresh / ".venv").mkdir()
     planned = make(fresh, "-n", "setup", "TORCH=cpu")
     assert "--require-hashes -r .venv/requirements.lock" in planned
-    (command,) = [line for line in planned.splitlines() if "awk" in line]
-    subprocess.run(command, shell=True, check=True, cwd=fresh)
-    without_cuda = blocks(fresh / ".venv/requirements.lock")
-    everything = blocks(fresh / "requirements.lock")
+    for command in [line for line in planned.splitlines() if "awk" in line]:
+        subprocess.run(command, shell=True, check=True, cwd=fresh)
+    first, without_cuda, everything = (
+        blocks(fresh / path) for path in (".venv/first.lock", ".venv/requirements.lock", "requirements.lock")
+    )
+    assert {package.split("==")[0] for package in first} == {"setuptools", "uv"}
+    assert first.items() <= everything.items()
     assert without_cuda.items() <= everything.items()
-    assert all("--hash=sha256:" in text for text in without_cuda.values())
+    assert all("--hash=sha256:" in text for text in everything.values())
     left_out = {package.split("==")[0] for package in everything.keys() - without_cuda.keys()}
     assert {"torch", "torchvision", "triton", "nvidia-cublas"} <= left_out
     for package, text in everything.items():  # who wants it: a package left out alone, or another one too
         wanted_by = set(re.findall(r"^ +#(?: via|  ) ([\w.-]+)", text, re.MULTILINE))
         if package.split("==")[0] not in ("torch", "torchvision"):
             assert (wanted_by <= left_out) == (package not in without_cuda), package
+
+
+def test_the_lock_has_a_version_that_pyproject_wants_of_each_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    locked: dict[str, set[str]] = {}
+    for package in blocks(ROOT / "requirements.lock"):
+        name, version = package.split("==")
+        locked.setdefault(canonicalize_name(name), set()).add(version)
+    for need in map(Requirement, project["project"]["dependencies"] + project["dependency-groups"]["dev"]):
+        assert any(version in need.specifier for version in locked[canonicalize_name(need.name)]), need
+
+
+def test_every_make_target_that_a_page_names_can_be_planned() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    named = {name for page in pages for name in re.findall(r"(?m)(?:`|^\$ )make ([a-z]+)", page.read_text())}
+    assert len(named) > 8
+    for name in named:
+        assert "Nothing to be done" not in make(ROOT, "-n", "-B", name), name
 
 
 def test_the_build_stays_until_another_one_is_named_and_an_unknown_one_is_refused(fresh: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cifar_resnet.data import archive, download
 from tests.data.mirror import Mirror
 from tests.data.stand_ins import HASHES, Place
 from tools import scratch
@@ -36,8 +35,8 @@ def mirror() -> Iterator[Mirror]:
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-ins' hashes, no pauses, and no proxy between here and loopback."""
-    monkeypatch.setattr(archive, "SHA256", HASHES)
-    monkeypatch.setattr(download, "BACKOFF", 0.0)
+    monkeypatch.setattr("cifar_resnet.data.official.SHA256", HASHES)
+    monkeypatch.setattr("cifar_resnet.data.sources.BACKOFF", 0.0)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 

@@ -68,6 +68,12 @@ def reply(status: int, body: bytes = b"", cut: int | None = None, **headers: str
     return lambda handler: handler.reply(status, body, cut, **headers)
 
 
+def part(start: int, end: int, cut: int | None = None, body: bytes = ARCHIVE, **headers: str) -> Answer:
+    """Those bytes of `body`, whatever is asked."""
+    extent = f"bytes {start}-{end - 1}/{len(body)}"
+    return reply(206, body[start:end], cut, Content_Range=extent, **headers)
+
+
 def ranged(cut: int | None = None, body: bytes = ARCHIVE, **headers: str) -> Answer:
     """`body` from the byte that is asked for; `cut` bytes a connection."""
 
@@ -76,8 +82,7 @@ def ranged(cut: int | None = None, body: bytes = ARCHIVE, **headers: str) -> Ans
         if start >= len(body):
             handler.reply(416, Content_Range=f"bytes */{len(body)}")
         elif start:
-            extent = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            handler.reply(206, body[start:], cut, Content_Range=extent, **headers)
+            part(start, len(body), cut, body, **headers)(handler)
         else:
             handler.reply(200, body, cut, **headers)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cifar_resnet.data.archive import FOLDER, SHA256
+from cifar_resnet.data.official import FOLDER, SHA256
 from cifar_resnet.data.sources import fetch_cifar10
-from cifar_resnet.files.params import UserError
+from cifar_resnet.errors import UserError
 
 FILES = {name: random.Random(name).randbytes(158 if name == "batches.meta" else 200_000) for name in SHA256}
 HASHES = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
@@ -29,7 +29,6 @@ def member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link:
 
 
 def tar(files: dict[str, bytes], folder: str = FOLDER) -> bytes:
-    """A tar with `files` in `folder`."""
     return b"".join(member(f"{folder}/{name}", content) for name, content in files.items()) + bytes(1024)
 
 

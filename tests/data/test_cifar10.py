@@ -1,6 +1,6 @@
-"""Batch files against torchvision's reader, and hostile pickles."""
+"""Batch files, official and made up, against torchvision's reader; hostile pickles."""
 
-import os
+import itertools
 import pickle
 import sys
 from pathlib import Path
@@ -13,11 +13,13 @@ from torchvision.datasets import CIFAR10, cifar
 
 from cifar_resnet.data import cifar10
 from cifar_resnet.data.cifar10 import META, TEST_BATCH, TRAIN_BATCHES, decode_batch, decode_class_names
-from cifar_resnet.data.describe import channel_statistics, images_per_class
 from cifar_resnet.data.sources import fetch_cifar10
-from cifar_resnet.data.synthetic import SyntheticConfig, synthetic_files
-from cifar_resnet.files.params import UserError
+from cifar_resnet.data.summary import channel_statistics
+from cifar_resnet.data.synthetic import SHAPES, SyntheticConfig, masks, synthetic_files
+from cifar_resnet.errors import UserError
 from cifar_resnet.images import concatenate
+
+SMALL = SyntheticConfig(train_images=250, test_images=20, seed=0)
 
 
 def assert_torchvision_reads_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,26 +35,23 @@ def assert_torchvision_reads_the_same(root: Path, monkeypatch: pytest.MonkeyPatc
         assert (ours.images.dtype, ours.labels.dtype) == (torch.uint8, torch.int64)
 
 
-def test_torchvision_reads_the_same_from_synthetic_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torchvision_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / CIFAR10.base_folder
     folder.mkdir()
-    for name, content in synthetic_files(SyntheticConfig(train_images=250, test_images=20, seed=0)).items():
+    for name, content in synthetic_files(SMALL).items():
         (folder / name).write_bytes(content)
     assert_torchvision_reads_the_same(tmp_path, monkeypatch)
 
 
-def test_the_official_files_are_fetched_read_as_by_torchvision_and_hold_what_is_known_of_them(
+def test_official_files_hold_what_is_known(
     official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / CIFAR10.base_folder
     fetch_cifar10([str(official)], folder, tmp_path / "cache")
     assert_torchvision_reads_the_same(tmp_path, monkeypatch)
     train = concatenate(decode_batch((folder / name).read_bytes()) for name in TRAIN_BATCHES)
-    test = decode_batch((folder / TEST_BATCH).read_bytes())
-    counts = images_per_class({"train": train, "test": test}, list("0123456789"))
-    assert counts[["train", "test"]].values.tolist() == [[5_000, 1_000]] * 10
+    assert train.labels.bincount().tolist() == [5_000] * 10
+    assert decode_batch((folder / TEST_BATCH).read_bytes()).labels.bincount().tolist() == [1_000] * 10
     channels = channel_statistics(train.images)
     assert channels["mean"].tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
     assert channels["std"].tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=5e-5)
@@ -81,37 +80,25 @@ class Call:
         return self.call
 
 
-class Name:
-    """Pickles as a look-up of MODULE.NAME, which imports the module."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.content = f"c{module}\n{name}\n.".encode()
-
-
+CALLS = [Call(eval, "open('hostile', 'w')"), Call(getattr, "", "join"), Call(np.save, "hostile", [1])]
 HOSTILE = {
-    "os.system": Call(os.system, "touch hostile"),
-    "eval": Call(eval, "open('hostile', 'w')"),
-    "getattr": Call(getattr, "", "join"),
-    "numpy.save": Call(np.save, "hostile", [1]),
-    "a module that acts when imported": Name("numpy.f2py.__main__", "dtype"),
-    "another submodule": Name("numpy.ma.core", "ndarray"),
-    "a path to a function": Name("numpy", "testing.rundocs"),
-    "a path that ends well": Name("numpy", "ma.core.ndarray"),
+    **{call.call[0].__name__: [pickle.dumps(call, protocol) for protocol in (0, 4)] for call in CALLS},
+    "a module that acts when imported": [b"cnumpy.f2py.__main__\ndtype\n."],
+    "a path to a function": [b"cnumpy\ntesting.rundocs\n."],
+    "a path that ends well": [b"cnumpy\nma.core.ndarray\n."],
 }
 
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_files_are_refused_before_they_act(
-    hostile: Call | Name, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_hostile_files_never_act(
+    hostile: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["f2py", "-v"])
     modules = set(sys.modules)
-    contents = [hostile.content] if isinstance(hostile, Name) else [pickle.dumps(hostile, p) for p in (0, 4)]
-    for content in contents:
-        for decode in (decode_batch, decode_class_names):
-            with pytest.raises(pickle.UnpicklingError, match="is not allowed"):
-                decode(content)
+    for content, decode in itertools.product(hostile, (decode_batch, decode_class_names)):
+        with pytest.raises(pickle.UnpicklingError, match="is not allowed"):
+            decode(content)
     assert not list(tmp_path.iterdir())
     assert set(sys.modules) == modules
 
@@ -119,3 +106,24 @@ def test_hostile_files_are_refused_before_they_act(
 def test_cifar10_has_one_size() -> None:
     with pytest.raises(UserError, match=r"preprocess.image_size must be 32 \(it is 64\)"):
         cifar10.read_cifar10(64)
+
+
+def test_a_seed_gives_the_same_bytes_of_balanced_classes_and_another_one_other_images() -> None:
+    first, other = synthetic_files(SMALL), synthetic_files(SMALL.model_copy(update={"seed": 1}))
+    assert synthetic_files(SMALL) == first
+    assert first.keys() == other.keys()
+    assert [name for name in first if first[name] == other[name]] == ["batches.meta"]
+    for name in first.keys() - {"batches.meta"}:
+        labels = decode_batch(first[name]).labels
+        assert labels.bincount().tolist() == [len(labels) // 10] * 10
+        assert not torch.equal(labels, torch.arange(len(labels)) % 10)
+
+
+def test_shapes_differ_from_each_other_at_any_size() -> None:
+    assert len(set(SHAPES)) == 10
+    for radius in (7.0, 9.0, 12.0):
+        drawn = masks(np.arange(10), np.full((10, 2), 16.0), np.full(10, radius))
+        assert drawn.shape == (10, 32, 32)
+        for label, mask in enumerate(drawn):
+            for other in drawn[:label]:
+                assert (mask ^ other).sum() > 0.12 * (2 * radius) ** 2

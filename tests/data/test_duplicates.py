@@ -1,4 +1,4 @@
-"""Near-duplicates: planted ones, and the agreement written plainly in NumPy."""
+"""Near-duplicates: planted ones, the agreement in plain NumPy, a table and a picture."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cifar_resnet.data import duplicates
+from cifar_resnet.data import duplicates, pairs
 from cifar_resnet.data.duplicates import DuplicatesConfig, find_duplicates
+from tests.made_up import random_images, shown
 
 CONFIG = DuplicatesConfig(threshold=0.58)
 COUNT = 12
@@ -21,10 +22,8 @@ def scenes(count: int, seed: int, size: int = 96) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     image = torch.full((count, 3, size, size), 128.0)
     for cells, weight in ((3, 40), (6, 30), (12, 20), (24, 12), (48, 8)):
-        noise = torch.randn(count, 3, cells, cells, generator=random) + torch.randn(
-            count, 1, cells, cells, generator=random
-        )
-        image += weight * interpolate(noise, size, mode="bicubic")
+        colours, grey = (torch.randn(count, of, cells, cells, generator=random) for of in (3, 1))
+        image += weight * interpolate(colours + grey, size, mode="bicubic")
     return image.clamp(0, 255)
 
 
@@ -42,7 +41,7 @@ def bordered(images: Tensor) -> Tensor:
 
 def cast(images: Tensor) -> Tensor:
     """Darker, and each channel by another share: a colour cast."""
-    gain, lift = torch.tensor([0.5, 0.7, 0.9]).view(3, 1, 1), torch.tensor([60.0, 20, 0]).view(3, 1, 1)
+    gain, lift = torch.tensor([[0.5, 0.7, 0.9], [60, 20, 0]]).view(2, 3, 1, 1).unbind()
     return (images.float() * gain + lift).clamp(0, 255).to(torch.uint8)
 
 
@@ -60,12 +59,8 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def train() -> Tensor:
-    return torch.cat([photograph(scenes(COUNT, seed=0)), photograph(scenes(60, seed=1))])
-
-
-def test_copies_are_found_however_they_were_changed(train: Tensor) -> None:
+def test_copies_are_found_however_they_were_changed() -> None:
+    train = torch.cat([photograph(scenes(COUNT, seed=0)), photograph(scenes(60, seed=1))])
     other = photograph(scenes(8, seed=2))
     copies = [change(scenes(COUNT, seed=0)) for change in CHANGES.values()]
     found = find_duplicates(torch.cat([other, *copies]), train, CONFIG)
@@ -127,11 +122,22 @@ def test_agreement_equals_a_plain_one_where_the_images_overlap() -> None:
     assert ours == pytest.approx(plain_agreement(x, y), abs=1e-4)
 
 
-def test_alignment_finds_the_place() -> None:
-    scene = scenes(4, seed=11)
-    test, other = (duplicates._grey(photograph(scene, *part)) for part in ((12, 12), (10, 16, 72, 60)))
-    own, start = torch.arange(4), torch.eye(2)[:1].repeat(4, 2, 1)
-    place = duplicates._aligned(test, own, other, start, 20)
-    middle_x, middle_y = ((44 - (16 + 30)) / 60, (44 - (10 + 36)) / 72)  # of the test image, in the other one
-    truth = torch.tensor([[64 / 60, middle_x], [64 / 72, middle_y]])
-    torch.testing.assert_close(place, truth.expand(4, 2, 2), rtol=0, atol=0.01)
+def test_table_names_both_images_of_a_pair_and_their_labels() -> None:
+    columns = ([2, 0], [1, 3], [True, False], [0.98767, 0.5])
+    found = duplicates.Duplicates(*map(torch.tensor, columns))
+    rows = pairs.table(found, torch.tensor([1, 0, 0]), torch.tensor([0, 1, 1, 0]), ["bird", "cat"])
+    assert list(rows) == ["test_index", "test_label", "train_index", "train_label", "mirrored", "score"]
+    assert rows.values.tolist() == [[2, "bird", 1, "cat", True, 0.9877], [0, "cat", 3, "bird", False, 0.5]]
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_figure_shows_pairs_side_by_side_the_least_alike_first(count: int) -> None:
+    test, train = (random_images(7, seed=seed).images for seed in (0, 1))
+    score = torch.tensor([0.9, 0.8, 0.95, 0.7, 0.75, 0.85, 1.0])[:count]
+    drawn = pairs.figure(test[:count], train[:count], score)
+    order = score.argsort()
+    titles, pictures = zip(*shown(drawn), strict=True) if count else ((), ())
+    assert list(titles) == [f"{value:.2f}" for value in score[order].tolist()]
+    for pixels, row in zip(pictures, order.tolist(), strict=True):
+        assert np.array_equal(pixels[:, :32], test[row].permute(1, 2, 0))
+        assert np.array_equal(pixels[:, -32:], train[row].permute(1, 2, 0))

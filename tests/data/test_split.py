@@ -1,23 +1,19 @@
 """What the split promises."""
 
 import hashlib
+import itertools
 from fractions import Fraction
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from cifar_resnet.data.split import stratified_split
-from cifar_resnet.files.params import UserError
+from cifar_resnet.errors import UserError
 from cifar_resnet.randomness import generator
 
 BALANCED = torch.arange(50_000) % 10
-
-
-def counts(labels: Tensor, index: Tensor, classes: int = 10) -> list[int]:
-    return labels[index].bincount(minlength=classes).tolist()
 
 
 @settings(max_examples=50)
@@ -34,7 +30,7 @@ def test_the_split_is_stratified_complete_disjoint_and_sorted(sizes: list[int], 
     for index in (train, val):
         assert torch.equal(index, index.sort().values)
     assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(total))
-    quotas = counts(labels, val, len(sizes))
+    quotas = labels[val].bincount(minlength=len(sizes)).tolist()
     assert all(abs(quota - share) < 1 for quota, share in zip(quotas, shares, strict=True))
     up = [share % 1 for quota, share in zip(quotas, shares, strict=True) if quota > share]
     down = [share % 1 for quota, share in zip(quotas, shares, strict=True) if quota < share]
@@ -53,16 +49,13 @@ def test_the_split_of_a_seed_never_changes() -> None:
 
 def test_another_seed_gives_another_split() -> None:
     splits = [stratified_split(BALANCED, 5_000, generator(seed, "split"))[1] for seed in range(4)]
-    for i, one in enumerate(splits):
-        for other in splits[:i]:
-            common = len(set(one.tolist()) & set(other.tolist()))
-            assert 400 < common < 600  # 500 by chance
+    for one, other in itertools.combinations(splits, 2):
+        assert 400 < len(set(one.tolist()) & set(other.tolist())) < 600  # 500 by chance
 
 
 def test_a_split_that_leaves_a_class_empty_is_refused() -> None:
-    for count in (9, 49_991, 60_000):
-        for name in ("validation_images", "train_images"):
-            with pytest.raises(UserError, match=rf"^{name} {count} .* at least 10 .* 50000.*$"):
-                stratified_split(BALANCED, count, generator(0, "split"), name)
+    for count, name in itertools.product((9, 49_991, 60_000), ("validation_images", "train_images")):
+        with pytest.raises(UserError, match=rf"^{name} {count} .* at least 10 .* 50000.*$"):
+            stratified_split(BALANCED, count, generator(0, "split"), name)
     with pytest.raises(UserError, match=r"leaves a class empty.* a class has a single one"):
         stratified_split(torch.tensor([0] * 50 + [1]), 10, generator(0, "split"))

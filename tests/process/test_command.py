@@ -1,10 +1,8 @@
 """What a user can get wrong ends in one line and exit status 1; a bug keeps its traceback."""
 
-import errno
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,192 +11,123 @@ import pytest
 import torch
 
 from cifar_resnet import files
-from cifar_resnet.process import command
+from cifar_resnet.process import progress
 from cifar_resnet.serving import onnx_export
-from stages import duplicates, evaluate, export, fetch, preprocess, train
+from cifar_resnet.training.state import EpochMetrics, TrainState
 from tests.conftest import Clone
-
-MAIN: dict[str, Callable[[], None]] = {
-    "fetch": fetch.main,
-    "preprocess": preprocess.main,
-    "duplicates": duplicates.main,
-    "train": train.main,
-    "evaluate": evaluate.main,
-    "export": export.main,
-}
-Told = Callable[[str], str]
+from tests.process.conftest import Workspace
+from tests.process.test_checkpoint import no_space
+from tools import scratch
 
 
-@pytest.fixture
-def told(clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
-    """Run a stage in `clone` within this process; return its one line after checking its exit status."""
-    monkeypatch.chdir(clone.folder)
-    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
-    monkeypatch.delenv("CIFAR10_SOURCE", raising=False)
-    monkeypatch.setattr(sys, "argv", ["stage"])
-
-    def run(name: str) -> str:
-        with pytest.raises(SystemExit) as end:
-            command.run(MAIN[name], None)
-        assert isinstance(end.value.code, str), "sys.exit(text) prints it and gives status 1"
-        assert len(end.value.code.splitlines()) == 1
-        return end.value.code
-
-    return run
+def altered_model(changes: dict[str, Any]) -> None:
+    """Let the model file say something else."""
+    tensors, about = files.read_tensors(files.MODEL)
+    files.write_tensors(files.MODEL, tensors, about | changes)
 
 
-def prepare(*stages: str) -> None:
-    """Run stages in this process; needs `told`, which makes `clone` the working folder."""
-    for stage in stages:
-        MAIN[stage]()
-
-
-@pytest.fixture
-def results(clone: Clone, finished: Clone) -> None:
-    """Copies of all outputs in `clone`."""
-    for folder in ("data", "models", "metrics", "plots"):
-        shutil.copytree(finished.folder / folder, clone.folder / folder, dirs_exist_ok=True)
-
-
-def test_missing_files_name_themselves(clone: Clone, told: Told) -> None:
-    assert "data/raw/cifar-10-batches-py/batches.meta" in told("preprocess")
-    assert "data/tensors/train.safetensors" in told("train")
-    assert "models/resnet50.safetensors" in told("evaluate")
-    assert "models/resnet50.safetensors" in told("export")
-    (clone.folder / "params.yaml").unlink()
-    assert "params.yaml" in told("fetch")
-
-
-@pytest.mark.usefixtures("results")
-def test_damaged_tensors(clone: Clone, told: Told) -> None:
-    path = clone.folder / "data/tensors/val.safetensors"
+def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert "data/tensors/val.safetensors is damaged" in told("train")
 
 
-# By stage: values that only the stage itself can refuse. tests/test_files.py has the bounds.
-WRONG: list[tuple[str, dict[str, Any], str]] = [
+def no_archive(name: str) -> None:
+    Path(name).write_bytes(b"<html>not here</html>")
+    scratch.change(Path("params.yaml"), {"fetch": {"dataset": "cifar10", "sources": [name]}})
+
+
+# The stage that finds it, what is done with what, or settings of the stage; words of its line.
+# tests/test_files.py has the bounds of single values.
+WRONG: list[tuple[str, tuple[Callable[[Any], object], Any] | dict[str, Any], str]] = [
+    ("fetch", (Path.unlink, Path("params.yaml")), "params.yaml"),
+    ("fetch", (no_archive, "wrong.tar.gz"), "wrong.tar.gz.*CIFAR10_SOURCE"),
+    ("preprocess", (Path.unlink, files.RAW / "batches.meta"), "No such file.*data/raw/.*/batches.meta"),
     ("preprocess", {"validation_images": 500}, "validation_images 500"),
+    ("train", (Path.unlink, files.tensors_path("train")), "data/tensors/train.safetensors is missing"),
+    ("train", (flip_a_bit, files.tensors_path("val")), "data/tensors/val.safetensors is damaged"),
     ("train", {"batch_size": 401}, "train.batch_size 401"),
-    ("train", {"batch_size": 50, "processes": 3}, "batch_size 50 must be a multiple of processes 3"),
-    ("train", {"device": "cuda"}, "cuda is not available"),
+    ("train", {"processes": 3}, "batch_size 50 must be a multiple of processes 3"),
+    ("train", {"device": "mps" if torch.cuda.is_available() else "cuda"}, "device .* is not available"),
     ("train", {"mixing": {"cutmix": 0.7, "mixup": 0.7}}, "train.mixing"),
+    ("train", {"mixing": {"cutmix": 0.7, "plain_epochs": 3}}, "plain_epochs 3 must be less than epochs 3"),
+    ("train", {"optimizer": {"lr": 10, "weight_decay": 10}}, r"lower train.optimizer.lr \(now 10\)"),
+    ("evaluate", (Path.unlink, files.MODEL), "models/resnet50.safetensors is missing"),
+    ("evaluate", (altered_model, {"model": {"width": 8, "blocks": [1, 1, 1, 1]}}), "do not fit a network"),
+    ("evaluate", (altered_model, {"classes": ["cat"] * 10}), "was trained on"),
     ("evaluate", {"batch_size": "500"}, "evaluate.batch_size: "),
+    ("export", (Path.unlink, files.MODEL), "models/resnet50.safetensors is missing"),
 ]
 
 
-@pytest.mark.usefixtures("results")
-def test_values_that_do_not_fit_each_other_the_data_or_the_machine(clone: Clone, told: Told) -> None:
-    params = clone.read("params.yaml")
-    for stage, wrong, said in WRONG:
-        clone.change({stage: wrong})
-        assert said in told(stage)
-        (clone.folder / "params.yaml").write_bytes(params)
+@pytest.mark.parametrize(("stage", "edit", "said"), WRONG)
+def test_what_is_wrong_is_said_in_one_line(
+    stage: str, edit: Any, said: str, prepared: Workspace, trained: Workspace
+) -> None:
+    shutil.copytree(trained.folder / "models", "models")
+    prepared.change({stage: edit}) if isinstance(edit, dict) else edit[0](edit[1])
+    before = {path: path.read_bytes() for path in (*files.TENSORS.iterdir(), *files.MODEL.parent.iterdir())}
+    assert re.search(said, prepared.told(stage))
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_a_wrong_value_costs_nothing(finished: Clone, tmp_path: Path) -> None:
     clone = finished.copy(tmp_path)
-    params, before = clone.read("params.yaml"), clone.read(str(files.MODEL))
+    settings, before = clone.read("params.yaml"), clone.read(str(files.MODEL))
     clone.change({"train": {"epochs": 0}})
     printed = clone.dvc("repro", status=255)
     assert not (clone.folder / files.MODEL).exists(), "DVC has removed this stage's results"
     (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert "train.epochs: " in line
     assert line.endswith("put the old value back and run `dvc repro`")
-    (clone.folder / "params.yaml").write_bytes(params)
+    (clone.folder / "params.yaml").write_bytes(settings)
     assert "Running stage" not in clone.dvc("repro")
     assert clone.read(str(files.MODEL)) == before
 
 
-def test_wrong_archive(clone: Clone, told: Told, tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong.tar.gz"
-    wrong.write_bytes(b"<html>not here</html>")
-    clone.change({"fetch": {"dataset": "cifar10", "sources": [str(wrong)]}})
-    line = told("fetch")
-    assert str(wrong) in line
-    assert "CIFAR10_SOURCE" in line
-    assert not (clone.folder / files.RAW).exists()
-
-
-def test_out_of_memory_names_the_number_to_lower(
-    clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepare("fetch", "preprocess")
-
-    def fail(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    monkeypatch.setattr("cifar_resnet.training.loop.cross_entropy", fail)
-    assert told("train") == "error: out of memory; lower train.batch_size (now 50)"
-
-
-def test_diverging_loss(clone: Clone, told: Told) -> None:
-    prepare("fetch", "preprocess")
-    clone.change({"train": {"optimizer": {"lr": 10, "weight_decay": 10}, "precision": "float32"}})
-    line = told("train")
-    assert re.search(
-        r"training loss became (nan|inf) in epoch \d+.*lower train.optimizer.lr \(now 10\)", line
-    )
-    assert not (clone.folder / "models").exists()
+@pytest.fixture
+def results(workspace: Workspace, finished: Clone) -> None:
+    """Copies of all outputs in the workspace."""
+    for folder in ("data", "models", "metrics", "plots"):
+        shutil.copytree(finished.folder / folder, folder, dirs_exist_ok=True)
 
 
 @pytest.mark.usefixtures("results")
-def test_weights_of_another_network(told: Told) -> None:
-    tensors, about = files.read_tensors(files.MODEL)
-    files.write_tensors(files.MODEL, tensors, about | {"model": about["model"] | {"width": 8}})
-    assert "the weights do not fit a network of width 8" in told("evaluate")
-    files.write_tensors(files.MODEL, tensors, about | {"classes": about["classes"][::-1]})
-    assert "was trained on" in told("evaluate")
-
-
-@pytest.mark.usefixtures("results")
-def test_an_onnx_file_that_computes_something_else(
-    clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_that_fails_leaves_no_file(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (files.ONNX, files.CARD):
-        (clone.folder / path).unlink()
+        path.unlink()
     predict = onnx_export.predict_onnx
-    monkeypatch.setattr(onnx_export, "predict_onnx", lambda *given: predict(*given) * 1.01)
-    with pytest.raises(onnx_export.DisagreementError, match=r"differ by .* is allowed.*the same for 100.00%"):
-        told("export")  # a bug of ours, which keeps its traceback
-    assert not (clone.folder / files.ONNX).exists()
-    assert not (clone.folder / files.CARD).exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx_export, "predict_onnx", lambda *given: predict(*given) * 1.01)
+        with pytest.raises(onnx_export.DisagreementError, match=r"differ by .* is allowed.*same for 100.00%"):
+            workspace.run("export")  # a bug of ours, which keeps its traceback
+    monkeypatch.setattr(os, "fsync", no_space)
+    assert "No space left on device" in workspace.told("export")
+    assert not files.ONNX.exists()
+    assert not files.CARD.exists()
 
 
-@pytest.mark.usefixtures("results")
-def test_full_disk(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", fail)
-    assert "No space left on device" in told("export")
-
-
-@pytest.mark.parametrize("path", ["params.yaml", "src/cifar_resnet/training/augmentation.py"])
-def test_what_is_edited_while_training_runs_is_no_result(
-    path: str, clone: Clone, told: Told, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_code_that_is_edited_while_training_runs_is_not_the_code_of_the_result(
+    prepared: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepare("fetch", "preprocess")
-    reads, edit = [], clone.folder / path
-    original = edit.read_text()
-    read = files.read_params
+    code = Path("src/cifar_resnet/training/augmentation.py")
+    original, show = code.read_text(), progress.Progress.update
 
-    def edited(section: str, config_class: type[object]) -> object:
-        reads.append(section)
-        if len(reads) == 2:  # at the end of the first epoch
-            edit.write_text(original.replace("epochs: 3", "epochs: 4") + "# edited\n")
-        return read(section, config_class)  # type: ignore[type-var]
+    def edited(shown: progress.Progress, state: TrainState, record: EpochMetrics | None) -> None:
+        if record and record["epoch"] == 1:
+            code.write_text(original + "# edited\n")
+        show(shown, state, record)
 
-    monkeypatch.setattr(files, "read_params", edited)
-    assert "changed while training ran, so the result is not of what is there now" in told("train")
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Progress, "update", edited)
+        assert "changed while training ran, so the result is not of what is there now" in prepared.told(
+            "train"
+        )
     assert len(re.findall("changed while training runs: put it back", capsys.readouterr().out)) == 1
-    assert not (clone.folder / "models").exists()
-    monkeypatch.setattr(files, "read_params", read)
-    edit.write_text(original)
-    train.main()  # finishes from the last checkpoint
-    assert (clone.folder / "models/resnet50.safetensors").exists()
+    assert not files.MODEL.exists()
+    code.write_text(original)
+    prepared.run("train")  # finishes from the last checkpoint
+    assert "images/s" not in capsys.readouterr().out
 
 
 LEAST: dict[str, Any] = {
@@ -214,45 +143,28 @@ LEAST: dict[str, Any] = {
 MOST: dict[str, Any] = {
     "epochs": 1,
     "batch_size": 60,
+    "label_smoothing": 0.99,
+    "ema_decay": 0.999,
     "precision": "bfloat16",
     "deterministic": False,
     "all_images": True,
     "zero_gamma": True,
-    "label_smoothing": 0.99,
-    "ema_decay": 0.999,
     "schedule": {"shape": "cosine", "warmup": 0.99},
     "optimizer": {"lr": 10, "betas": [0.9999, 0.9999], "weight_decay": 10, "decay_all": True},
     "augmentation": {"flip": 1, "rotation": 180, "padding": 32, "cutout": 64},
-    "mixing": {"cutmix": 0.5, "mixup": 0.5, "plain_epochs": 3},
+    "mixing": {"cutmix": 0.5, "mixup": 0.5, "plain_epochs": 0},
 }
 
 
-@pytest.mark.parametrize(
-    ("changes", "ended"),
-    [(LEAST, "trained"), (MOST, "trained"), (MOST | {"batch_size": 121}, "error: train.batch_size 121")],
-    ids=["least", "most", "too many"],
-)
-def test_the_ends_of_the_ranges_train_or_end_in_one_line(
-    changes: dict[str, Any], ended: str, clone: Clone, told: Told, finished: Clone
-) -> None:
+@pytest.mark.parametrize("changes", [LEAST, MOST], ids=["least", "most"])
+def test_the_ends_of_the_ranges_train(changes: dict[str, Any], prepared: Workspace) -> None:
     for name in ("train", "val"):
-        tensors, about = files.read_tensors(finished.folder / files.tensors_path(name))
+        tensors, about = files.read_tensors(files.tensors_path(name))
         few = {key: tensor[:60] for key, tensor in tensors.items()}
         files.write_tensors(files.tensors_path(name), few, about)
-    clone.change({"train": changes})
-    if ended == "trained":
-        train.main()
-    else:
-        assert told("train").startswith(ended)
-    assert (clone.folder / files.MODEL).exists() == (ended == "trained")
-
-
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["stage"])
-    with pytest.raises(RuntimeError, match="shape"):
-        command.run(lambda: print(torch.zeros(2).view(3)), None)
-    with pytest.raises(ValueError, match="could not convert"):
-        command.run(lambda: print(float("x")), None)
+    prepared.change({"train": changes})
+    prepared.run("train")
+    assert files.MODEL.exists()
 
 
 def test_usage_errors_have_status_2_help_has_0_and_a_traceback_comes_on_request(clone: Clone) -> None:

@@ -5,16 +5,13 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cifar_resnet.files.params import UserError
+from cifar_resnet.errors import UserError
 from cifar_resnet.process import launch
-from tests.conftest import Clone
-from tests.process.test_resume import OUTPUTS
+from tests.conftest import OUTPUTS, Clone
 
 pytestmark = pytest.mark.slow
 TWO = {"train": {"processes": 2}}
@@ -31,10 +28,6 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, dict[str, byte
     assert (kept / "done.json").exists()
     shutil.rmtree(kept)
     return clone, {path: clone.read(path) for path in OUTPUTS}
-
-
-def outputs(clone: Clone) -> dict[str, bytes]:
-    return {path: clone.read(path) for path in OUTPUTS}
 
 
 def test_torchrun_on_two_hosts_without_a_common_folder_gives_the_same_bits(
@@ -56,13 +49,13 @@ def test_torchrun_on_two_hosts_without_a_common_folder_gives_the_same_bits(
     assert other.returncode == 0, printed
     assert not (second.folder / "models").exists()
     assert not (second.cache / "cifar-resnet/resume").exists()
-    assert outputs(first) == expected
+    assert {path: first.read(path) for path in OUTPUTS} == expected
 
 
 def test_another_number_of_processes_than_params_say_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(launch.PROCESSES, "3")
     with pytest.raises(UserError, match=r"train\.processes is 2, but the launcher started 3"):
-        launch.is_launcher(2)
+        launch.must_start(2)
 
 
 def children(pid: int) -> list[int]:
@@ -75,50 +68,29 @@ def children(pid: int) -> list[int]:
     return [ranks[rank] for rank in sorted(ranks)]
 
 
-@pytest.fixture
-def running(two: tuple[Clone, dict[str, bytes]]) -> Iterator["subprocess.Popen[str]"]:
-    """The stage after its first save."""
-    clone, _ = two
-    stage = clone.start("python", "-m", "stages.train")
-    clone.saved(stage)
-    yield stage
-    stage.kill()
+STOPPING = "SIGTERM: saving a checkpoint and stopping; once more stops at once"
+DIED = "error: process 1 of 2 was ended by SIGKILL, so the others stopped; `dvc repro` goes on from the last"
 
 
-def ended(stage: "subprocess.Popen[str]") -> tuple[int, list[str]]:
-    """The status of the stage and what it printed, its lines about epochs and resuming left out."""
-    printed = stage.communicate(timeout=60)[0]
-    lines = [line for line in printed.splitlines() if not re.match("epoch|resuming|training on", line)]
-    return stage.returncode, lines
-
-
-def test_the_death_of_a_process_ends_the_others_in_one_line(
-    two: tuple[Clone, dict[str, bytes]], running: "subprocess.Popen[str]"
+@pytest.mark.parametrize(
+    ("whom", "number", "status", "told"),
+    [
+        ("launcher", signal.SIGTERM, 128 + signal.SIGTERM, STOPPING),
+        ("second", signal.SIGTERM, 128 + signal.SIGTERM, STOPPING),
+        ("second", signal.SIGKILL, 1, f"{DIED} checkpoint"),
+    ],
+)
+def test_a_signal_to_any_process_ends_all_in_one_line_and_the_next_run_goes_on(
+    whom: str, number: int, status: int, told: str, two: tuple[Clone, dict[str, bytes]]
 ) -> None:
     clone, expected = two
-    workers = children(running.pid)
-    os.kill(workers[1], signal.SIGKILL)
-    status, lines = ended(running)
-    assert status == 1
-    assert lines == [
-        "error: process 1 of 2 was ended by SIGKILL, so the others stopped;"
-        " `dvc repro` goes on from the last saved state"
-    ]
+    with clone.start("python", "-m", "stages.train") as stage:
+        clone.saved(stage)
+        workers = children(stage.pid)
+        os.kill(stage.pid if whom == "launcher" else workers[1], number)
+        printed = stage.communicate(timeout=60)[0].splitlines()
+    assert stage.returncode == status
+    assert [line for line in printed if not re.match("epoch|resuming|training on", line)] == [told]
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
     assert "resuming this run after" in clone.stage("train")
-    assert outputs(clone) == expected
-
-
-@pytest.mark.parametrize("whom", ["launcher", "second"])
-def test_a_signal_to_any_process_saves_and_stops_all(
-    whom: str, two: tuple[Clone, dict[str, bytes]], running: "subprocess.Popen[str]"
-) -> None:
-    clone, expected = two
-    workers = children(running.pid)
-    os.kill(running.pid if whom == "launcher" else workers[1], signal.SIGTERM)
-    status, lines = ended(running)
-    assert status == 128 + signal.SIGTERM
-    assert lines == ["SIGTERM: saving the state and stopping; once more stops at once"]
-    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
-    assert "resuming this run after" in clone.stage("train")
-    assert outputs(clone) == expected
+    assert {path: clone.read(path) for path in OUTPUTS} == expected

@@ -12,8 +12,14 @@ import torch
 from cifar_resnet import files
 from cifar_resnet.process import progress
 
-METRICS = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5}
-RECORD = {"epoch": 3, **METRICS, "lr": 0.1}
+RECORD = {
+    "epoch": 3,
+    "train_loss": 1.0,
+    "train_accuracy": 0.5,
+    "val_loss": 1.0,
+    "val_accuracy": 0.5,
+    "lr": 0.1,
+}
 CONFIG: Any = SimpleNamespace(epochs=5, batch_size=10, processes=1)
 STEPS = 8  # an epoch
 
@@ -27,49 +33,44 @@ def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float]:
     return now
 
 
-def finish(step: int, clock: list[float], capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
-    """Take up epoch 3 after `step` steps, a second each; return the line and the log's entry."""
+def log() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (files.LOGS / "train.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("step", "end", "logged"),
+    [
+        # three steps after the first, which compiles, and validation
+        (4, "  4.0 s  8 images/s", {"seconds": 4, "images_per_second": 7.5}),
+        (STEPS, "validation loss 1.0000 accuracy 50.00%", {}),  # nothing was left of the epoch
+    ],
+)
+def test_the_rate_is_of_the_steps_of_this_process(
+    step: int, end: str, logged: dict[str, Any], clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes up epoch 3 after `step` steps, a second each."""
     state: Any = SimpleNamespace(epoch=2, step=step)
     with progress.Progress(state, CONFIG, STEPS * CONFIG.batch_size, {"device": "cpu"}) as shown:
-        for _ in range(STEPS - step):
+        for done in [*range(step, STEPS), STEPS]:  # the last is a validation batch
             clock[0] += 1
-            state.step += 1
+            state.step = min(done + 1, STEPS)
             shown.update(state, None)
-        clock[0] += 1
-        shown.update(state, None)  # a validation batch
         state.epoch, state.step = 3, 0
         shown.update(state, RECORD)
-    log = json.loads((files.LOGS / "train.jsonl").read_text().splitlines()[-2])
-    del log["time"]
-    return capsys.readouterr().out.strip(), log
-
-
-def test_the_rate_is_of_the_steps_of_this_process(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
-    line, log = finish(4, clock, capsys)
-    assert line.endswith("  4.0 s  8 images/s"), "three steps after the first, which compiles, and validation"
-    assert log == {**RECORD, "seconds": 4, "images_per_second": 7.5}
-
-
-def test_an_epoch_of_which_nothing_was_left_has_no_rate(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
-    line, log = finish(STEPS, clock, capsys)
-    assert line.endswith("validation loss 1.0000 accuracy 50.00%")
-    assert log == RECORD
+    assert capsys.readouterr().out.strip().endswith(end)
+    assert log()[-2] == {**RECORD, **logged, "time": log()[-2]["time"]}
 
 
 def test_without_a_terminal_a_line_a_minute_says_where_training_is(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state: Any = SimpleNamespace(epoch=0, step=0, totals=torch.zeros(2))
+    state: Any = SimpleNamespace(epoch=0, step=0, epoch_sums=torch.zeros(2))
     steps = 1000
     with progress.Progress(state, CONFIG, steps * CONFIG.batch_size, None) as shown:
         for _ in range(130):
             clock[0] += 1
             state.step += 1
-            state.totals[0] += 0.5
+            state.epoch_sums[0] += 0.5
             shown.update(state, None)
     first, second = capsys.readouterr().out.splitlines()
     assert first == "epoch 1/5  step 62/1000  train loss 0.5000  10 images/s  at most 1:22:18 left"
@@ -84,6 +85,5 @@ def test_the_log_says_how_a_process_ended(clock: list[float]) -> None:
         with suppress(BaseException), progress.Progress(state, CONFIG, 80, {"device": "cpu"}):
             if ending:
                 raise ending
-    lines = [json.loads(line) for line in (files.LOGS / "train.jsonl").read_text().splitlines()]
-    assert [line["ended"] for line in lines[1::2]] == ["finished", "status 143", "KeyError"]
-    assert all(line["resumed"] is False and line["device"] == "cpu" for line in lines[::2])
+    assert [line["ended"] for line in log()[1::2]] == ["finished", "status 143", "KeyError"]
+    assert all(line["resumed"] is False and line["device"] == "cpu" for line in log()[::2])

@@ -1,142 +1,199 @@
-"""A stopped run goes on as if nothing had happened: killed in many ways, compared with an unbroken one."""
+"""A stopped run goes on as if nothing had happened: ended in many ways, compared with an unbroken one."""
 
 import json
 import os
 import re
 import shutil
 import signal
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 
 from cifar_resnet import files
-from tests.conftest import FORK, Clone
-from tests.process.test_checkpoint import STEPS, is_folder
-
-pytestmark = pytest.mark.slow
-OUTPUTS = ("models/resnet50.safetensors", "metrics/train.json", "plots/history.csv")
-
-
-def train(folder: Path, cache: Path, at: tuple[str, int] | None, number: int, save_every_step: bool) -> None:
-    """The train stage in `folder`.
-
-    `at`: the step, of a save or the loop's `yield`, and how often it has come when the signal `number` comes.
-    """
-    import torch
-
-    from cifar_resnet.process import command, progress, resume
-    from stages import train as stage
-
-    os.chdir(folder)
-    with (folder / "log").open("a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    torch.set_num_threads(1)
-    files.CACHE = cache
-    if save_every_step:
-        resume.SAVE_SECONDS = resume.EPOCH_SECONDS = 0
-    if at:
-        step, last = at
-        owner, function = (STEPS | {"yield": (progress.Progress, "update")})[step]
-        original, calls = getattr(owner, function), []
-
-        def signalled(first: Any, *others: object) -> object:
-            if function != "fsync" or is_folder(first) == (step == "folder fsync"):
-                calls.append(first)
-                if len(calls) == last:
-                    os.kill(os.getpid(), number)
-            return original(first, *others)
-
-        setattr(owner, function, signalled)
-    sys.argv = ["stage"]
-    command.run(stage.main, None)
+from cifar_resnet.errors import UserError
+from cifar_resnet.process import checkpoint, memory
+from stages import train
+from tests.conftest import FORK, OUTPUTS, Clone
+from tests.process.conftest import Workspace
+from tests.process.test_checkpoint import at, no_space
 
 
-class Run:
-    """A folder to train in, with the finished clone's tensors."""
-
-    def __init__(self, source: Clone, folder: Path) -> None:
-        self.folder, self.cache = folder, folder / "cache"
-        folder.mkdir()
-        for name in ("params.yaml", "dvc.yaml"):
-            shutil.copy(source.folder / name, folder)
-        for name in ("data", "src", "stages"):
-            (folder / name).symlink_to(source.folder / name)
-
-    def start(
-        self,
-        at: tuple[str, int] | None = None,
-        number: int = signal.SIGKILL,
-        save_every_step: bool = True,
-    ) -> int | None:
-        """Train to the end or a signal; return the status of the process."""
-        process = FORK.Process(target=train, args=(self.folder, self.cache, at, number, save_every_step))
-        process.start()
-        process.join()
-        return process.exitcode
-
-    def finish(self) -> dict[str, bytes]:
-        """Train to the end; return the outputs."""
-        assert self.start(save_every_step=False) == 0, self.log
-        assert not list((self.cache / "resume").iterdir()), "a finished run leaves no state behind"
-        return {path: (self.folder / path).read_bytes() for path in OUTPUTS}
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
+def save_every_step(patch: pytest.MonkeyPatch) -> None:
+    for name in ("SAVE_SECONDS", "EPOCH_SECONDS", "TIMES"):
+        patch.setattr(checkpoint, name, 0)
 
 
-@pytest.fixture
-def run(finished: Clone, tmp_path: Path) -> Run:
-    return Run(finished, tmp_path / "run")
+def die(workspace: Workspace, step: str, count: int) -> None:
+    """Train until this process kills itself."""
+    patch = pytest.MonkeyPatch()
+    workspace.enter(patch)
+    patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(workspace.cache / "compiled"))
+    patch.setattr("sys.stdout", (workspace.folder / "log").open("w"))
+    save_every_step(patch)
+    at(patch, step, lambda: os.kill(os.getpid(), signal.SIGKILL), count)
+    workspace.run("train")
 
 
-@pytest.fixture(scope="module")
-def unbroken(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The outputs of a run that nothing stopped."""
-    outputs = Run(finished, tmp_path_factory.mktemp("unbroken") / "run").finish()
-    assert outputs == {path: finished.read(path) for path in OUTPUTS}, "the harness changes nothing"
-    return outputs
+def kill(workspace: Workspace, step: str, count: int) -> None:
+    process = FORK.Process(target=die, args=(workspace, step, count))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (workspace.folder / "log").read_text()
+
+
+def finish(workspace: Workspace) -> dict[str, bytes]:
+    """Train to the end; return the outputs."""
+    workspace.run("train")
+    assert not list((workspace.cache / "resume").iterdir()), "a finished run leaves no checkpoint behind"
+    return workspace.outputs()
 
 
 # An epoch has ten yields: its steps, a batch of validation, its record.
-@pytest.mark.parametrize(("moment", "save_every_step"), [(3, True), (9, True), (11, False), (27, False)])
-def test_killed_between_two_steps(
-    moment: int, save_every_step: bool, unbroken: dict[str, bytes], run: Run
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("step", "count"), [("yield", 3), ("yield", 20), ("yield", 29), ("fsync", 8), ("replace", 10)]
+)
+def test_killed_between_two_steps_or_while_saving(
+    step: str, count: int, trained: Workspace, prepared: Workspace
 ) -> None:
-    assert run.start(("yield", moment), save_every_step=save_every_step) == -signal.SIGKILL
-    assert run.finish() == unbroken
+    kill(prepared, step, count)
+    assert finish(prepared) == trained.outputs()
 
 
-@pytest.mark.parametrize("step", [("fsync", 8), ("replace", 10), ("folder fsync", 3)])
-def test_killed_while_saving(step: tuple[str, int], unbroken: dict[str, bytes], run: Run) -> None:
-    assert run.start(step) == -signal.SIGKILL
-    assert run.finish() == unbroken
+@pytest.mark.slow
+def test_the_real_stage_under_dvc_gives_the_same_bits(trained: Workspace, finished: Clone) -> None:
+    """It keeps no memory and has a process of its own."""
+    assert trained.outputs() == {path: finished.read(path) for path in OUTPUTS}
+    logs = [(one.folder / "logs/train.jsonl").read_text() for one in (trained, finished)]
+    assert ['"malloc":true' in log for log in logs] == [memory._has_glibc(), False]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_by_a_signal(number: signal.Signals, unbroken: dict[str, bytes], run: Run) -> None:
-    assert run.start(("yield", 14), number, save_every_step=False) == 128 + number, run.log
-    assert f"{number.name}: saving the state and stopping" in run.log
-    assert run.finish() == unbroken
-    assert re.search(r"resuming this run after 1 epochs? and \d+ steps", run.log)
+def signals(*numbers: int) -> Callable[[], None]:
+    def send() -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    return send
 
 
+def failing(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def edit() -> None:
+    path = Path("params.yaml")
+    path.write_text(path.read_text().replace("epochs: 3", "epochs: 4"))
+
+
+# By the first column of the table in stages/train.py: faults, the status of each and what is said.
+Ending = tuple[str, Callable[[], object], int, str]
+ENDINGS: dict[str, list[Ending]] = {
+    "the last epoch": [],  # `finish`, and test_runs.py with DVC
+    "SIGINT, SIGTERM, SIGHUP": [
+        (
+            "SIGTERM",
+            signals(signal.SIGTERM),
+            128 + signal.SIGTERM,
+            "SIGTERM: saving a checkpoint",
+        ),
+        ("no space left", signals(signal.SIGINT), 1, "error: .*could not save .* No space left on device"),
+    ],
+    "a second signal": [
+        ("a second signal", signals(signal.SIGTERM, signal.SIGINT), 128 + signal.SIGINT, "once more stops")
+    ],
+    "a user's error, out of memory, loss not finite": [
+        ("a user's error", failing(UserError("wrong")), 1, "^error: wrong$"),
+        (
+            "out of memory",
+            failing(torch.OutOfMemoryError("CUDA out of memory")),
+            1,
+            r"^error: out of memory; lower train\.batch_size \(now 50\)$",
+        ),
+    ],
+    "a bug": [("a bug", failing(RuntimeError("broken")), 1, "^RuntimeError: broken$")],
+    "SIGKILL, power cut": [],  # above
+    "params.yaml or code edited meanwhile": [
+        ("params.yaml edited", edit, 1, "^error: params.yaml's train section was changed while training ran"),
+    ],
+}
+
+
+def test_every_row_of_the_stages_table_is_tried() -> None:
+    rows = re.findall(r"^\| (.+?) \|", str(train.__doc__), re.MULTILINE)
+    assert rows == ["ending", *ENDINGS]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "status", "said"),
+    [pytest.param(*end, id=end[0]) for row in ENDINGS.values() for end in row],
+)
+def test_a_run_ends_as_the_stages_table_says_and_goes_on(
+    kind: str,
+    fault: Callable[[], object],
+    status: int,
+    said: str,
+    trained: Workspace,
+    prepared: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    params = Path("params.yaml").read_bytes()
+    with monkeypatch.context() as patch:
+        at(patch, "yield", fault, 14)
+        if kind == "no space left":
+            at(patch, "yield", lambda: patch.setattr(files, "write_bytes", no_space), 14)
+        if kind not in ("SIGTERM", "no space left"):
+            save_every_step(patch)
+        try:
+            ended = prepared.run("train", status)
+        except RuntimeError as bug:
+            ended = f"{type(bug).__name__}: {bug}"
+    assert re.search(said, "\n".join([*capsys.readouterr(), ended]), re.MULTILINE)
+    assert not list(Path("models").glob("*"))
+    Path("params.yaml").write_bytes(params)
+    assert finish(prepared) == trained.outputs()
+    length = {"params.yaml edited": "3 epochs and 0", "no space left": "1 epochs and 0"}
+    resumed = f"resuming this run after {length.get(kind, '1 epochs and [1-9]')} steps"
+    assert re.search(resumed, capsys.readouterr().out)
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_clone_with_a_moved_cache_folder_and_a_damaged_state(
-    unbroken: dict[str, bytes], run: Run, finished: Clone, tmp_path: Path
+    trained: Workspace, prepared: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = Run(finished, tmp_path / "other")
-    run.start(("folder fsync", 5))
-    run.cache.rename(other.cache)
-    newest = sorted((other.cache / "resume").glob("*/[0-9]*.pt"))[-1]
+    first = Workspace(tmp_path / "first")
+    shutil.copytree(prepared.folder / "data", first.folder / "data")
+    kill(first, "folder fsync", 5)
+    first.cache.rename(prepared.cache)
+    newest = sorted((prepared.cache / "resume").glob("*/[0-9]*.pt"))[-1]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 4
     newest.write_bytes(content)
-    assert other.finish() == unbroken
-    assert f"the saved state {newest.name} is damaged" in other.log
-    assert "resuming this run after" in other.log
+    assert finish(prepared) == trained.outputs()
+    printed = capsys.readouterr().out
+    assert f"the checkpoint {newest.name} is damaged" in printed
+    assert "resuming this run after" in printed
+
+
+@pytest.mark.slow
+def test_a_compiled_run_goes_on_with_kept_code_as_an_unbroken_one_with_new_code(
+    trained: Workspace, prepared: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared.change({"train": {"compile": True}})
+    unbroken = shutil.copytree(prepared.folder, tmp_path / "unbroken")
+    kill(prepared, "yield", 14)
+    assert list((prepared.cache / "compiled").iterdir()), "the code is kept"
+    for folder, cache in ((prepared.folder, prepared.cache), (unbroken, tmp_path / "new")):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache / "compiled"))
+        monkeypatch.chdir(folder)
+        prepared.run("train")
+    assert prepared.outputs() == {path: (unbroken / path).read_bytes() for path in OUTPUTS}
+    assert prepared.outputs() != trained.outputs(), "it was compiled"
 
 
 def long(finished: Clone, folder: Path) -> Clone:
@@ -149,8 +206,7 @@ def long(finished: Clone, folder: Path) -> Clone:
 
 def test_killed_dvc_leaves_a_trainer_that_the_next_repro_finds(finished: Clone, tmp_path: Path) -> None:
     """DVC does not stop its stage when it is killed itself."""
-    clone = long(finished, tmp_path)
-    command = ["dvc", "repro", "train"]
+    clone, command = long(finished, tmp_path), ("dvc", "repro", "train")
     dvc = clone.start(*command)
     clone.saved(dvc)
     dvc.kill()
@@ -166,13 +222,11 @@ def test_killed_dvc_leaves_a_trainer_that_the_next_repro_finds(finished: Clone, 
 
 def test_interrupted_experiment_in_a_temporary_folder_goes_on(finished: Clone, tmp_path: Path) -> None:
     """Ctrl-C reaches DVC and the stage; the next `dvc exp run --temp` starts in another folder."""
-    clone = long(finished, tmp_path)
-    command = ["dvc", "exp", "run", "--temp", "--name", "kept", "train"]
+    clone, command = long(finished, tmp_path), ("dvc", "exp", "run", "--temp", "--name", "kept", "train")
     experiment = clone.start(*command)
     clone.saved(experiment)
     os.killpg(experiment.pid, signal.SIGINT)
-    experiment.communicate()
-    assert experiment.returncode != 0
-    printed = clone.run(*command)
-    assert "resuming this run after" in printed
+    printed, _ = experiment.communicate()
+    assert experiment.returncode != 0, printed
+    assert "resuming this run after" in clone.run(*command)
     assert "kept" in clone.dvc("exp", "list", "--name-only")

@@ -11,11 +11,9 @@ from torchvision.transforms import functional as reference
 
 from cifar_resnet.network.inference import NormalizationConfig, build_normalization
 from cifar_resnet.randomness import generator
-from cifar_resnet.training.augmentation import AugmentationConfig, Draws, augment, draw, matrix
+from cifar_resnet.training.augmentation import AugmentationConfig, AugmentationParams, affine, augment, sample
 
 RECIPE = AugmentationConfig(flip=0.5, rotation=20, padding=4, cutout=0)
-NO_HOLE = torch.zeros(1, 4, dtype=torch.int32)
-IDENTITY = AugmentationConfig(flip=0, rotation=0, padding=0, cutout=0)
 
 
 def random_images(count: int, size: int = 32, channels: int = 3, seed: int = 0) -> Tensor:
@@ -39,11 +37,9 @@ def torchvision_augment(image: Tensor, flip: bool, angle: float, offset: list[in
 def assert_equals_torchvision(
     images: Tensor, flip: Tensor, angle: Tensor, offset: Tensor, padding: int
 ) -> None:
-    ours = augment(
-        images,
-        Draws(matrix(flip, angle, images.shape[-1]), offset.int(), NO_HOLE.expand(len(images), 4)),
-        padding,
-    )
+    hole = torch.zeros(len(images), 4, dtype=torch.int32)  # none
+    draws = AugmentationParams(affine(flip, angle, images.shape[-1]), offset.int(), hole)
+    ours = augment(images, draws, padding)
     assert ours.dtype == torch.uint8
     rows = zip(images, flip.tolist(), angle.tolist(), offset.tolist(), strict=True)
     theirs = torch.stack([torchvision_augment(*row, padding) for row in rows])
@@ -51,27 +47,11 @@ def assert_equals_torchvision(
     assert not different.any(), (flip[different][:3], angle[different][:3], offset[different][:3])
 
 
-def flips_of(draws: Draws) -> Tensor:
-    """Where a map mirrors: its determinant is negative."""
-    a, b, _, d, e, _ = draws.matrix.double().T
-    flips: Tensor = a * e < b * d
-    return flips
-
-
-def angles_of(draws: Draws) -> Tensor:
-    """The angle in degrees that a map rotates by, to about 0.001."""
-    _, _, _, d, e, _ = draws.matrix.double().T
-    return torch.rad2deg(torch.atan2(d, e))
-
-
 @pytest.mark.parametrize(
     ("count", "size", "channels", "rotation", "padding"),
     [
         (5_000, 32, 3, 20, 4),  # the recipe
-        (1_000, 31, 3, 180, 0),
-        (300, 9, 1, 180, 9),
-        (100, 1, 3, 180, 1),
-        (100, 40, 3, 180, 32),
+        *((1_000, 31, 3, 180, 0), (300, 9, 1, 180, 9), (100, 1, 3, 180, 1), (100, 40, 3, 180, 32)),
     ],
 )
 def test_augment_equals_torchvision_pixel_for_pixel(
@@ -101,7 +81,7 @@ def test_augment_equals_torchvision_at_the_edges_of_every_range() -> None:
 def test_memory_layout_and_the_given_images_do_not_matter() -> None:
     images = random_images(20)
     before = images.clone()
-    draws = draw(RECIPE, 20, 32, generator(0, "augmentation"))
+    draws = sample(RECIPE, 20, 32, generator(0, "augmentation"))
     moved = augment(images, draws, padding=4)
     assert torch.equal(images, before)
     assert torch.equal(augment(images.to(memory_format=torch.channels_last), draws, padding=4), moved)
@@ -111,10 +91,10 @@ def test_memory_layout_and_the_given_images_do_not_matter() -> None:
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 def test_compiled_and_fused_with_normalization_it_gives_the_same(device: str) -> None:
     target, images = torch.device(device), random_images(200).contiguous(memory_format=torch.channels_last)
-    rows, draws = torch.randperm(200), draw(RECIPE, 200, 32, generator(0, "augmentation"))
+    rows, draws = torch.randperm(200), sample(RECIPE, 200, 32, generator(0, "augmentation"))
     config = NormalizationConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
-    def prepare(images: Tensor, rows: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def prepare(images: Tensor, rows: Tensor, draws: AugmentationParams) -> tuple[Tensor, Tensor]:
         augmented = augment(images[rows], draws, 4)
         return augmented, build_normalization(config, images.device)(augmented)
 
@@ -127,42 +107,28 @@ def test_compiled_and_fused_with_normalization_it_gives_the_same(device: str) ->
 @pytest.mark.parametrize("side", [8, 64])
 def test_cutout_equals_a_plain_loop(side: int) -> None:
     images = random_images(300)
-    whole = draw(RECIPE, 300, 32, generator(0, "augmentation"))
-    draws = draw(RECIPE.model_copy(update={"cutout": side}), 300, 32, generator(0, "augmentation"))
-    assert torch.equal(draws.matrix, whole.matrix)
+    whole = sample(RECIPE, 300, 32, generator(0, "augmentation"))
+    draws = sample(RECIPE.model_copy(update={"cutout": side}), 300, 32, generator(0, "augmentation"))
+    assert torch.equal(draws.affine, whole.affine)
     assert torch.equal(draws.offset, whole.offset)
     expected = augment(images, whole, padding=4)
-    centres = (draws.hole[:, ::2] + side // 2).tolist()
-    for i in range(300):
-        y, x = centres[i]
-        assert 0 <= y < 32
-        assert 0 <= x < 32
-        expected[i, :, max(0, y - side // 2) : y + side // 2, max(0, x - side // 2) : x + side // 2] = 0
+    for image, corner in zip(expected, draws.cutout_box[:, ::2], strict=True):
+        y, x = (corner + side // 2).tolist()
+        assert {0 <= y < 32, 0 <= x < 32} == {True}
+        image[:, max(0, y - side // 2) : y + side // 2, max(0, x - side // 2) : x + side // 2] = 0
     assert torch.equal(augment(images, draws, padding=4), expected)
 
 
-def test_cutout_centres_are_uniform() -> None:
-    draws = draw(RECIPE.model_copy(update={"cutout": 8}), COUNT, 32, generator(0, "augmentation"))
-    row, column = (draws.hole[:, ::2].long() + 4).T
-    assert stats.chisquare((row * 32 + column).bincount(minlength=1024).numpy()).pvalue > 1e-3
-
-
-# The seeds below are fixed, so these tests always pass or always fail; a right `draw` fails one
-# of them for about one seed in a thousand.
-COUNT = 45_000
-
-
-@pytest.fixture(scope="module")
-def epoch() -> Draws:
-    return draw(RECIPE, COUNT, 32, generator(0, "augmentation", 0))
-
-
-def test_angles_are_uniform_over_the_whole_range(epoch: Draws) -> None:
-    assert stats.kstest(angles_of(epoch).numpy(), stats.uniform(-20, 40).cdf).pvalue > 1e-3
-
-
-def test_flip_angle_and_offset_are_jointly_uniform(epoch: Draws) -> None:
-    octile = ((angles_of(epoch) + 20) / 5).long().clamp(0, 7)
-    top, left = epoch.offset.T.long()
-    cell = ((flips_of(epoch).long() * 8 + octile) * 9 + top) * 9 + left
+# The seed is fixed, so this test always passes or always fails; a right `sample` fails it for about one
+# seed in three hundred.
+def test_draws_are_uniform_over_their_ranges_and_independent() -> None:
+    draws = sample(RECIPE.model_copy(update={"cutout": 8}), 45_000, 32, generator(0, "augmentation"))
+    a, b, _, d, e, _ = draws.affine.double().T
+    flipped = (a * e < b * d).long()  # the map mirrors: its determinant is negative
+    angle = torch.rad2deg(torch.atan2(d, e))
+    assert stats.kstest(angle.numpy(), stats.uniform(-20, 40).cdf).pvalue > 1e-3
+    top, left = draws.offset.T.long()
+    cell = ((flipped * 8 + ((angle + 20) / 5).long().clamp(0, 7)) * 9 + top) * 9 + left
     assert stats.chisquare(cell.bincount(minlength=2 * 8 * 9 * 9).numpy()).pvalue > 1e-3
+    row, column = (draws.cutout_box[:, ::2].long() + 4).T
+    assert stats.chisquare((row * 32 + column).bincount(minlength=1024).numpy()).pvalue > 1e-3

@@ -5,7 +5,6 @@ import itertools
 import os
 import socket
 from collections.abc import Callable
-from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -14,49 +13,38 @@ import torch
 from torch import Tensor, nn
 
 from cifar_resnet.training.distributed import world
-from cifar_resnet.training.distributed.batch_norm import synchronize
+from cifar_resnet.training.distributed.batch_norm import convert_batch_norm
 from cifar_resnet.training.distributed.world import World
 from cifar_resnet.training.loop import fit
-from cifar_resnet.training.state import TrainState, new_state
+from cifar_resnet.training.state import new_state
 from tests.conftest import FORK
-from tests.training.test_loop import EVERYTHING, TRAIN, VAL, config
+from tests.training.test_loop import EVERYTHING, TRAIN, VAL, bits, config
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 
 
-def one_of(rank: int, size: int, port: int, results: "SimpleQueue[Any]", work: Any, arguments: Any) -> None:
+def one_of(rank: int, size: int, port: int, work: Callable[..., Any], arguments: Any) -> Any:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with world.join(size, CPU) as joined:
-        result = work(joined, *arguments)
-    results.put((rank, result))
+        return work(joined, *arguments)
 
 
 def together(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Call `work` in `size` processes at once; return what each of them returned, tensors as arrays."""
+    """Call `work` in `size` processes at once; return what each of them returned, which holds no tensors."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    results = FORK.SimpleQueue()
-    processes = [
-        FORK.Process(target=one_of, args=(rank, size, port, results, work, arguments)) for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
-    found = dict(results.get() for _ in processes)
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    return [found[rank] for rank in range(size)]
+    with FORK.Pool(size) as pool:  # each takes one call, because a call waits for the others
+        return pool.starmap(one_of, [(rank, size, port, work, arguments) for rank in range(size)], 1)
 
 
-@pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(("size", "before"), [(1, True), (4, True), (4, False)])
 def test_the_shares_of_all_are_every_global_batch(size: int, before: bool) -> None:
     order = torch.randperm(50)
-    shares = [order[World(rank, size).share(6, 8, before)] for rank in range(size)]
+    shares = [order[World(rank, size).shard_indices(6, 8, before)] for rank in range(size)]
     own = torch.cat([share[:, 1:] if before else share for share in shares], 1)
     assert torch.equal(own, order[:48].view(6, 8))
     if before:
@@ -67,27 +55,24 @@ def test_the_shares_of_all_are_every_global_batch(size: int, before: bool) -> No
 
 def batch_norm(world: World, images: Tensor, gradient: Tensor, plain: nn.Module, compiled: bool) -> Any:
     model = nn.Sequential(copy.deepcopy(plain))
-    synchronize(model)
+    convert_batch_norm(model)
     if compiled:
         model.compile(fullgraph=True, dynamic=False)
-    own = world.part(images).contiguous(memory_format=torch.channels_last).detach().requires_grad_()
+    own = world.shard(images).contiguous(memory_format=torch.channels_last).detach().requires_grad_()
     output = model(own)
-    output.backward(world.part(gradient))
+    output.backward(world.shard(gradient))
     assert own.grad is not None
-    sums = [world.sum(p.grad) for p in model.parameters() if p.grad is not None]
+    sums = [world.all_reduce_sum(p.grad) for p in model.parameters() if p.grad is not None]
     return [tensor.detach().double().numpy() for tensor in (output, own.grad, *sums, *model.buffers())]
 
 
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 2e-2}
+
+
 @pytest.mark.parametrize(
-    ("size", "dtype", "tolerance"),
-    [
-        (2, torch.float64, 1e-12),
-        (3, torch.float64, 1e-12),
-        (2, torch.float32, 3e-6),
-        (2, torch.bfloat16, 2e-2),
-    ],
+    ("size", "dtype"), [(2, torch.float32), (2, torch.bfloat16), (2, torch.float64), (3, torch.float64)]
 )
-def test_batch_norm_is_that_of_the_global_batch(size: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_batch_norm_is_that_of_the_global_batch(size: int, dtype: torch.dtype) -> None:
     draws = torch.Generator().manual_seed(0)
     images = torch.randn(12, 8, 5, 5, generator=draws) * 2 + torch.arange(12)[:, None, None, None]
     images, gradient = images.to(dtype), torch.randn(12, 8, 5, 5, generator=draws).to(dtype)
@@ -103,36 +88,18 @@ def test_batch_norm_is_that_of_the_global_batch(size: int, dtype: torch.dtype, t
     for position, value in enumerate(tensor.detach() for tensor in wanted if tensor is not None):
         parts = [one[position] for one in found]
         ours = np.concatenate(parts) if position < 2 else parts[0]
-        np.testing.assert_allclose(ours, value, rtol=0, atol=tolerance * float(value.abs().max()))
+        np.testing.assert_allclose(ours, value, rtol=0, atol=TOLERANCES[dtype] * float(value.abs().max()))
         if position >= 2:
             assert len({part.tobytes() for part in parts}) == 1, "the same bits everywhere"
 
 
-def values(state: TrainState) -> dict[str, Any]:
-    """All of a state, for comparison to the bit; in NumPy, which goes through a queue."""
-    flat = dict(state.state_dict()["model"])
-    for number, entry in state.state_dict()["optimizer"]["state"].items():
-        flat |= {f"{number}.{name}": tensor for name, tensor in entry.items()}
-    average = state.state_dict()["average"] or {}
-    flat |= {f"average.{name}": tensor for name, tensor in average.items()}
-    flat |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
-    return {name: tensor.numpy().copy() for name, tensor in flat.items()} | {"history": state.history}
-
-
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(
-        one[key] == other[key] if key == "history" else one[key].tobytes() == other[key].tobytes()
-        for key in one
-    )
-
-
 def training(world: World, stop: int | None = None) -> Any:
-    """Train; return this epoch's loss after every step, and the final state.
+    """Train; return this epoch's loss after every step, the history and the bits of the final state.
 
     Stopped after `stop` yields, another state goes on from what was saved.
     """
     settings = config(batch_size=24, processes=world.size, **EVERYTHING)
-    state = new_state(settings, 3, CPU)
+    state, losses = new_state(settings, 3, CPU), []
     if stop is not None:
         loop = fit(state, settings, TRAIN, VAL, torch.float32, False, world)
         for _ in range(stop):
@@ -140,32 +107,29 @@ def training(world: World, stop: int | None = None) -> Any:
         saved = copy.deepcopy(state.state_dict())
         state = new_state(settings, 3, CPU)
         state.load_state_dict(world.broadcast(saved))
-    losses = []
     for _, record in fit(state, settings, TRAIN, VAL, torch.float32, False, world):
         if record is None:
-            losses.append(state.totals[0].item() / world.size)
-    return losses, values(state)
+            losses.append(state.epoch_sums[0].item() / world.size)
+    return losses, state.history, bits(state.state_dict())
 
 
-def test_one_two_and_four_processes_have_the_same_curve() -> None:
-    losses, state = training(World())
-    for size in (2, 4):
-        ranks = together(size, training)
-        for rank in ranks:
-            assert rank[0] == ranks[0][0]
-            assert same(rank[1], ranks[0][1]), "every process has the whole state"
-        assert ranks[0][0][0] == pytest.approx(losses[0], rel=1e-5)
-        assert ranks[0][0] == pytest.approx(losses, rel=1e-3)  # rounding, which AdamW's first steps enlarge
-        for found, wanted in zip(ranks[0][1]["history"], state["history"], strict=True):
-            assert found["lr"] == wanted["lr"]
-            assert found["train_loss"] == pytest.approx(wanted["train_loss"], rel=1e-3)
-            assert found["val_loss"] == pytest.approx(wanted["val_loss"], rel=3e-3)
-            assert found["val_accuracy"] == wanted["val_accuracy"], "of 70 images, which 4 does not divide"
+def trainings(world: World) -> Any:
+    return [training(world, stop) for stop in (None, None, 4)]
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_the_same_number_of_processes_gives_the_same_bits_stopped_or_not(size: int) -> None:
-    (_, unbroken), *_ = together(size, training)
-    for stop in (None, 4):
-        (_, state), *_ = together(size, training, stop)
-        assert same(state, unbroken)
+def test_processes_have_the_curve_of_one_and_the_same_bits_every_time_stopped_or_not(size: int) -> None:
+    alone, history, _ = training(World())
+    ranks = together(size, trainings)
+    assert all(rank == ranks[0] for rank in ranks), "every process has the whole state"
+    unbroken, again, stopped = ranks[0]
+    assert unbroken == again
+    assert unbroken[1:] == stopped[1:]
+    losses, epochs, _ = unbroken
+    assert losses[0] == pytest.approx(alone[0], rel=1e-5)
+    assert losses == pytest.approx(alone, rel=1e-3)  # rounding, which AdamW's first steps enlarge
+    for found, wanted in zip(epochs, history, strict=True):
+        assert found["lr"] == wanted["lr"]
+        assert found["train_loss"] == pytest.approx(wanted["train_loss"], rel=1e-3)
+        assert found["val_loss"] == pytest.approx(wanted["val_loss"], rel=3e-3)
+        assert found["val_accuracy"] == wanted["val_accuracy"], "of 70 images, which 3 does not divide"

@@ -1,14 +1,14 @@
 """The training loop against a plain one, and its promise that a run can go on from any yield."""
 
+import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as tv
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -16,33 +16,38 @@ from cifar_resnet.images import Images
 from cifar_resnet.network.inference import build_normalization, predict_all
 from cifar_resnet.network.model import restore_model
 from cifar_resnet.randomness import generator
-from cifar_resnet.training.augmentation import augment, draw
+from cifar_resnet.training.augmentation import augment, sample
 from cifar_resnet.training.config import TrainConfig
-from cifar_resnet.training.loop import TrainLoss, fit
-from cifar_resnet.training.state import Record, TrainState, new_state, stop_reason, summary
+from cifar_resnet.training.loop import StepLoss, fit
+from cifar_resnet.training.state import EpochMetrics, TrainState, new_state, stop_reason, summary
+from tests.training.test_augmentation import torchvision_augment
+from tools import recipes, scratch
 
+CPU = torch.device("cpu")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 WAYS = [pytest.param(False, id="eager"), pytest.param(True, id="compiled", marks=pytest.mark.slow)]
-SETTINGS: dict[str, Any] = {
-    "seed": 3,
-    "epochs": 3,
-    "batch_size": 16,
-    "patience": 10,
-    "device": "auto",
-    "processes": 1,
-    "precision": "float32",
-    "deterministic": True,
-    "compile": False,
-    "all_images": False,
-    "zero_gamma": False,
-    "label_smoothing": 0,
-    "ema_decay": 0,
-    "model": {"name": "resnet", "width": 4, "blocks": (1, 1, 1, 1)},
-    "optimizer": {"lr": 0.002, "betas": (0.9, 0.999), "weight_decay": 0.05, "decay_all": True},
-    "augmentation": {"flip": 0.5, "rotation": 20, "padding": 4, "cutout": 0},
-    "schedule": {"shape": "constant", "warmup": 0},
-    "mixing": {"cutmix": 0, "mixup": 0, "plain_epochs": 0},
-    "normalization": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+SETTINGS: dict[str, Any] = scratch.merge(
+    recipes.read_recipe(scratch.ROOT / "recipes/original.yaml")["train"],
+    {
+        "seed": 3,
+        "epochs": 3,
+        "batch_size": 16,
+        "precision": "float32",
+        "compile": False,
+        "model": {"width": 4, "blocks": [1, 1, 1, 1]},
+        "optimizer": {"lr": 0.002, "weight_decay": 0.05},
+    },
+)
+OPTIMIZER = SETTINGS["optimizer"]
+STATISTICS = SETTINGS["normalization"].values()
+EVERYTHING: dict[str, Any] = {
+    "zero_gamma": True,
+    "label_smoothing": 0.1,
+    "ema_decay": 0.9,
+    "schedule": {"shape": "cosine", "warmup": 0.2},
+    "optimizer": OPTIMIZER | {"decay_all": False},
+    "augmentation": SETTINGS["augmentation"] | {"cutout": 8},
+    "mixing": {"cutmix": 0.5, "mixup": 0.3, "plain_epochs": 1},
 }
 
 
@@ -61,18 +66,30 @@ def data(count: int, seed: int) -> Images:
 TRAIN, VAL = data(70, 0), data(70, 1)
 
 
-def finish(
+def training(
     state: TrainState, config: TrainConfig, dtype: torch.dtype = torch.float32, compiled: bool = False
+) -> Iterator[tuple[TrainState, EpochMetrics | None]]:
+    target = state.epoch_sums.device
+    return fit(state, config, TRAIN.to(target), VAL.to(target), dtype, compiled)
+
+
+def run(
+    config: TrainConfig, device: str = "cpu", compiled: bool = False, dtype: torch.dtype = torch.float32
 ) -> TrainState:
     """Train until nothing is left to do."""
-    target = state.totals.device
-    for _ in fit(state, config, TRAIN.to(target), VAL.to(target), dtype, compiled):
+    state = new_state(config, 3, torch.device(device), dtype)
+    for _ in training(state, config, dtype, compiled):
         pass
     return state
 
 
-def run(config: TrainConfig, device: str = "cpu", compiled: bool = False) -> TrainState:
-    return finish(new_state(config, 3, torch.device(device)), config, compiled=compiled)
+def bits(content: Any) -> Any:
+    """Containers with a digest in the place of each tensor, for comparison to the bit."""
+    if isinstance(content, Tensor):
+        return hashlib.sha256(content.detach().cpu().numpy().tobytes()).hexdigest()
+    if isinstance(content, dict):
+        return {name: bits(value) for name, value in content.items()}
+    return [bits(value) for value in content] if isinstance(content, list) else content
 
 
 def batches(settings: TrainConfig, epoch: int) -> Iterator[tuple[Tensor, slice]]:
@@ -90,38 +107,29 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tenso
     return loss.item()
 
 
-def pil_batch(images: Tensor, angles: Tensor, flips: Tensor, offsets: Tensor) -> Tensor:
-    """The usual per-image pipeline on the same draws."""
-    batch = []
-    for image, angle, flip, (top, left) in zip(images, angles, flips, offsets.tolist(), strict=True):
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        picture = tv.hflip(picture) if flip else picture
-        picture = tv.crop(tv.pad(tv.rotate(picture, float(angle)), [4]), top, left, 32, 32)
-        tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
-        batch.append(tv.normalize(tensor, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    return torch.stack(batch)
-
-
 def test_two_epochs_equal_a_plain_loop_over_pil_images() -> None:
     settings = config(epochs=2)
     ours = run(settings)
 
-    model = new_state(settings, 3, torch.device("cpu")).model.to(memory_format=torch.contiguous_format)
+    model = new_state(settings, 3, CPU).model.to(memory_format=torch.contiguous_format)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.002, weight_decay=0.05, foreach=False, fused=False)
     for epoch, record in enumerate(ours.history):
-        draws = draw(settings.augmentation, 70, 32, generator(3, "augmentation", epoch))
+        draws = sample(settings.augmentation, 70, 32, generator(3, "augmentation", epoch))
         again = generator(3, "augmentation", epoch)
         flips = torch.rand(70, generator=again) < 0.5
         angles = (torch.rand(70, generator=again, dtype=torch.float64) * 2 - 1) * 20
         losses = []
         for rows, batch in batches(settings, epoch):
-            images = pil_batch(TRAIN.images[rows], angles[batch], flips[batch], draws.offset[batch])
+            drawn = zip(flips[batch], angles[batch].tolist(), draws.offset[batch].tolist(), strict=True)
+            pairs = zip(TRAIN.images[rows], drawn, strict=True)
+            pixels = torch.stack([torchvision_augment(image, *draw, 4) for image, draw in pairs])
+            images = tv.normalize(pixels / 255, *STATISTICS)
             losses.append(plain_step(model, optimizer, images, TRAIN.labels[rows]))
         tolerance = (1e-4, 5e-3)[epoch]  # Adam magnifies rounding
         assert record["train_loss"] == pytest.approx(np.mean(losses), rel=tolerance)
         model.eval()
         with torch.no_grad():
-            logits = model(tv.normalize(VAL.images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+            logits = model(tv.normalize(VAL.images / 255, *STATISTICS))
         assert record["val_loss"] == pytest.approx(cross_entropy(logits, VAL.labels).item(), rel=5e-3)
         assert record["val_accuracy"] == pytest.approx((logits.argmax(1) == VAL.labels).float().mean().item())
 
@@ -131,34 +139,22 @@ def test_a_run_repeats_bit_for_bit_and_leaves_the_global_generator_alone(device:
     before = torch.get_rng_state()
     first, second = run(config(), device), run(config(), device)
     assert torch.equal(before, torch.get_rng_state())
-    assert first.history == second.history
+    assert bits(first.state_dict()) == bits(second.state_dict())
     assert run(config(seed=4), device).history != first.history
-    for name, tensor in first.best_weights.items():
-        assert torch.equal(tensor, second.best_weights[name]), name
-
-
-def saved_and_restored(state: TrainState, config: TrainConfig) -> TrainState:
-    buffer = io.BytesIO()
-    torch.save(state.state_dict(), buffer)
-    buffer.seek(0)
-    restored = new_state(config, 3, state.totals.device)
-    restored.load_state_dict(torch.load(buffer, weights_only=True, map_location="cpu"))  # noqa: TID251
-    return restored
 
 
 def test_the_reference_recipe_is_untouched_by_the_options() -> None:
     """Bit for bit what a loop that knows none of them gives."""
     settings = config(epochs=2)
-    ours, plain = run(settings), new_state(settings, 3, torch.device("cpu"))
+    ours, plain = run(settings), new_state(settings, 3, CPU)
     optimizer = torch.optim.AdamW(plain.model.parameters(), lr=0.002, weight_decay=0.05, fused=True)
-    normalization = build_normalization(settings.normalization, torch.device("cpu"))
+    normalization = build_normalization(settings.normalization, CPU)
     for epoch in range(2):
-        draws = draw(settings.augmentation, 70, 32, generator(3, "augmentation", epoch))
+        draws = sample(settings.augmentation, 70, 32, generator(3, "augmentation", epoch))
         for rows, batch in batches(settings, epoch):
-            images = augment(TRAIN.channels_last().images[rows], draws.rows(batch), 4)
+            images = augment(TRAIN.channels_last().images[rows], draws.select(batch), 4)
             plain_step(plain.model, optimizer, normalization(images), TRAIN.labels[rows])
-    for name, tensor in plain.model.state_dict().items():
-        assert torch.equal(tensor, ours.model.state_dict()[name]), name
+    assert bits(plain.model.state_dict()) == bits(ours.model.state_dict())
 
 
 def test_the_learning_rate_follows_the_schedule() -> None:
@@ -171,63 +167,76 @@ def test_the_learning_rate_follows_the_schedule() -> None:
 def test_the_average_is_what_is_validated_and_kept() -> None:
     settings = config(epochs=3, ema_decay=0.9)
     state = run(settings)
-    assert state.average is not None
-    plain = run(config(epochs=3))
-    for name, tensor in plain.model.state_dict().items():
-        assert torch.equal(tensor, state.model.state_dict()[name]), "averaging does not change training"
-    averaged, last = (model.state_dict()["fc.weight"] for model in (state.average, state.model))
-    assert not torch.equal(averaged, last)
+    assert state.ema is not None
+    plain, last = bits(run(config(epochs=3)).model.state_dict()), bits(state.model.state_dict())
+    assert plain == last, "averaging does not change training"
+    assert bits(state.ema.state_dict())["fc.weight"] != last["fc.weight"]
     kept = restore_model(settings.model, 3, state.best_weights)
-    normalization = build_normalization(settings.normalization, torch.device("cpu"))
+    normalization = build_normalization(settings.normalization, CPU)
     logits = predict_all(kept, [VAL.images], normalization, torch.float32)
     assert cross_entropy(logits, VAL.labels).item() == pytest.approx(
-        state.kept(settings)["val_loss"], rel=1e-4
+        state.best_record(settings)["val_loss"], rel=1e-4
     )
 
 
 def test_without_validation_images_the_last_epoch_is_kept() -> None:
-    settings = config(epochs=4, all_images=True, patience=1, optimizer=SETTINGS["optimizer"] | {"lr": 0.05})
+    settings = config(epochs=4, all_images=True, patience=1, optimizer=OPTIMIZER | {"lr": 0.05})
     state = run(settings)
     assert summary(state, settings)["best_epoch"] == 4
-    for name, tensor in state.best_weights.items():
-        assert torch.equal(tensor, state.model.state_dict()[name]), name
+    assert bits(state.best_weights) == bits(state.model.state_dict())
 
 
-EVERYTHING: dict[str, Any] = {
-    "zero_gamma": True,
-    "label_smoothing": 0.1,
-    "ema_decay": 0.9,
-    "schedule": {"shape": "cosine", "warmup": 0.2},
-    "optimizer": SETTINGS["optimizer"] | {"decay_all": False},
-    "augmentation": SETTINGS["augmentation"] | {"cutout": 8},
-    "mixing": {"cutmix": 0.5, "mixup": 0.3, "plain_epochs": 1},
-}
+def start(config: TrainConfig, target: torch.device, dtype: torch.dtype) -> TrainState:
+    state = new_state(config, 3, target, dtype)
+    if dtype == torch.float16:  # falls after the first step, rises after two good ones
+        state.scaler = torch.amp.GradScaler(target.type, init_scale=2.0**40, growth_interval=2)
+    return state
 
 
-@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["reference", "everything"])
-@pytest.mark.parametrize("compiled", WAYS)
+# An epoch has seven yields: four steps, two validation batches, the record.
+@pytest.mark.parametrize(
+    ("compiled", "options", "dtype", "stops"),
+    [
+        pytest.param(False, EVERYTHING, torch.float32, range(14), id="eager-everything"),
+        pytest.param(False, {}, torch.bfloat16, (1, 4, 6), id="eager-bfloat16"),
+        pytest.param(False, EVERYTHING, torch.float16, (0, 5), id="eager-float16"),
+        pytest.param(True, EVERYTHING, torch.bfloat16, (1, 4, 12), id="compiled", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_run_that_goes_on_from_any_yield_equals_the_unbroken_run(
-    device: str, compiled: bool, options: dict[str, Any]
+    device: str, compiled: bool, options: dict[str, Any], dtype: torch.dtype, stops: Sequence[int]
 ) -> None:
     settings, target = config(epochs=2, **options), torch.device(device)
-    unbroken = run(settings, device, compiled)
-    train, val = TRAIN.to(target), VAL.to(target)
-    loop = fit(new_state(settings, 3, target), settings, train, val, torch.float32, compiled)
-    yields = sum(1 for _ in loop)
-    assert yields == 2 * (4 + 2 + 1)  # steps, validation batches, the epoch's record
-    # Compiled, a run takes seconds. Inside an epoch, inside validation; after the record.
-    short = (7, 13) if compiled and options else (2, 5) if compiled else (2, 5, 7)
-    stops = range(1, yields + 1) if options and not compiled else short
+    unbroken, states, scales = start(settings, target, dtype), [], set()
+    for state, _ in training(unbroken, settings, dtype, compiled):
+        states.append(io.BytesIO())
+        torch.save(state.state_dict(), states[-1])
+        scales.add(state.scaler.get_scale())
+    assert len(states) == 2 * (4 + 2 + 1)
+    assert (len(scales) > 2) == (dtype == torch.float16), "the scale falls and rises"
     for stop in stops:
-        state = new_state(settings, 3, target)
-        loop = fit(state, settings, train, val, torch.float32, compiled)
-        for _, _ in zip(range(stop), loop, strict=False):
+        resumed = start(settings, target, dtype)
+        states[stop].seek(0)
+        resumed.load_state_dict(torch.load(states[stop], weights_only=True, map_location="cpu"))  # noqa: TID251
+        for _ in training(resumed, settings, dtype, compiled):
             pass
-        restored = finish(saved_and_restored(state, settings), settings, compiled=compiled)
-        assert restored.history == unbroken.history
-        for name, tensor in restored.best_weights.items():
-            assert torch.equal(tensor, unbroken.best_weights[name]), (stop, name)
+        assert bits(resumed.state_dict()) == bits(unbroken.state_dict()), stop
+
+
+def test_a_step_whose_gradients_overflow_changes_no_weight_and_halves_the_scale() -> None:
+    state = start(config(), CPU, torch.float16)
+    before = bits(dict(state.model.named_parameters()))
+    next(training(state, config(), torch.float16))
+    assert state.scaler.get_scale() == 2.0**39
+    assert bits(dict(state.model.named_parameters())) == before
+
+
+def test_float16_learns_as_float32_does() -> None:
+    full, half = (run(config(epochs=2), dtype=one) for one in (torch.float32, torch.float16))
+    assert half.history[-1]["train_loss"] == pytest.approx(full.history[-1]["train_loss"], rel=0.1)
+    assert {parameter.dtype for parameter in half.model.parameters()} == {torch.float32}
+    assert not new_state(config(), 3, CPU, torch.bfloat16).scaler.is_enabled(), "it needs no scale"
 
 
 @pytest.mark.slow
@@ -247,11 +256,11 @@ def test_loss_and_gradient_of_a_step_are_those_of_a_plain_one_in_float64(
 ) -> None:
     settings, target = config(), torch.device(device)
     first = torch.arange(16)  # a batch of `fit`, so the compiled code is the same, too
-    images = TRAIN.channels_last().rows(first).to(target)
-    draws = draw(settings.augmentation, 70, 32, generator(0, "a")).rows(first).to(target)
+    images = TRAIN.channels_last().select(first).to(target)
+    draws = sample(settings.augmentation, 70, 32, generator(0, "a")).select(first).to(target)
     normalization = build_normalization(settings.normalization, target)
 
-    def gradient(model: torch.nn.Module) -> Tensor:
+    def gradient(model: nn.Module) -> Tensor:
         return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
 
     plain = new_state(settings, 3, target).model.double().to(memory_format=torch.contiguous_format)
@@ -260,7 +269,7 @@ def test_loss_and_gradient_of_a_step_are_those_of_a_plain_one_in_float64(
     expected.backward()
 
     model = new_state(settings, 3, target).model.train()
-    step = TrainLoss(model, settings, normalization, dtype)
+    step = StepLoss(model, settings, normalization, dtype)
     if compiled:
         step.compile(fullgraph=True, dynamic=False)
     loss, totals = step(images, draws, None)
@@ -276,42 +285,34 @@ def test_loss_and_gradient_of_a_step_are_those_of_a_plain_one_in_float64(
 def test_the_kept_weights_are_those_of_the_best_epoch() -> None:
     best = []
     for seed in (5, 6):  # two epochs of equal accuracy; the last epoch not the best one
-        settings = config(seed=seed, epochs=6, optimizer=SETTINGS["optimizer"] | {"lr": 0.2})
-        state = new_state(settings, 3, torch.device("cpu"))
-        weights: dict[float, dict[str, Tensor]] = {}
-        for _, record in fit(state, settings, TRAIN, VAL, torch.float32):
+        settings = config(seed=seed, epochs=6, optimizer=OPTIMIZER | {"lr": 0.2})
+        state = new_state(settings, 3, CPU)
+        weights = {}
+        for _, record in training(state, settings):
             if record:
-                weights[record["epoch"]] = {name: t.clone() for name, t in state.model.state_dict().items()}
+                weights[record["epoch"]] = bits(state.model.state_dict())
         accuracies = [record["val_accuracy"] for record in state.history]
         best.append(1 + int(np.argmax(accuracies)))  # first of equals
         assert summary(state, settings)["best_epoch"] == best[-1]
-        for name, tensor in state.best_weights.items():
-            assert torch.equal(tensor, weights[best[-1]][name]), name
+        assert bits(state.best_weights) == weights[best[-1]]
     assert min(best) < 6, "choose settings whose last epoch is not always the best one"
 
 
-def record(epoch: int, val_accuracy: float) -> Record:
-    return {"epoch": epoch, "val_accuracy": val_accuracy}
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "reason"),
-    [
-        ([0.3, 0.2], None),
-        ([0.3, 0.2, 0.3], "no better validation accuracy in 2 epochs"),
-        ([0.3, 0.2, 0.4, 0.1], None),
-        ([0.1, 0.2, 0.3, 0.4, 0.5], "epoch budget spent"),
-    ],
-)
-def test_training_stops_after_the_budget_or_its_patience(accuracies: list[float], reason: str | None) -> None:
-    settings = config(epochs=5, patience=2)
-    state = new_state(settings, 3, torch.device("cpu"))
-    state.history = [record(epoch, value) for epoch, value in enumerate(accuracies, start=1)]
-    state.epoch = len(accuracies)
-    assert stop_reason(state, settings) == reason
+def test_training_stops_after_the_budget_or_its_patience() -> None:
+    settings, patience = config(epochs=5, patience=2), "no better validation accuracy in 2 epochs"
+    for accuracies, reason in (
+        ((0.3, 0.2), None),
+        ((0.3, 0.2, 0.3), patience),
+        ((0.3, 0.2, 0.4, 0.1), None),
+        ((0.1, 0.2, 0.3, 0.4, 0.5), "epoch budget spent"),
+    ):
+        state = new_state(settings, 3, CPU)
+        state.epoch = len(accuracies)
+        state.history = [{"epoch": 1 + i, "val_accuracy": value} for i, value in enumerate(accuracies)]
+        assert stop_reason(state, settings) == reason
 
 
 def test_patience_ends_a_run_that_learns_nothing() -> None:
-    settings = config(epochs=9, patience=2, optimizer=SETTINGS["optimizer"] | {"lr": 1e-12})
+    settings = config(epochs=9, patience=2, optimizer=OPTIMIZER | {"lr": 1e-12})
     state = run(settings)
-    assert state.epoch == state.kept(settings)["epoch"] + 2 < 9
+    assert state.epoch == state.best_record(settings)["epoch"] + 2 < 9
