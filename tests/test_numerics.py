@@ -195,3 +195,12 @@ def test_a_missing_compiler_is_a_problem_that_is_named(tmp_path: Path) -> None:
     told = subprocess.check_output([sys.executable, "-c", PROBLEM], env=environment, text=True)
     assert told.startswith("(False, ")
     assert "No working C++ compiler" in told
+
+
+@pytest.mark.slow
+def test_compiled_code_is_kept_with_our_other_caches(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if "INDUCTOR" not in name}
+    code = "import os; from cifar_resnet import numerics; numerics.choose('cpu', 'float32'); "
+    command = [sys.executable, "-c", code + "print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"]
+    told = subprocess.check_output(command, env=environment | {"XDG_CACHE_HOME": str(tmp_path)}, text=True)
+    assert told == f"{tmp_path}/cifar-resnet/compiled\n"

@@ -32,6 +32,7 @@ def choose(
 
     Must come before the first CUDA call of the process. Raises UserError for what the machine does not have.
     """
+    keep_code()  # first of all: the next call makes PyTorch choose a folder of its own
     set_deterministic(deterministic)
     target = find_device(device)
     compiled, problem = will_compile(compiling, target)
