@@ -82,7 +82,7 @@ def test_children_share_the_cores_or_have_a_gpu_each(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
-    numerics.share("auto", 2)
+    assert numerics.share("auto", 2) == CPU
     assert os.environ["OMP_NUM_THREADS"] == "2"
     present(monkeypatch, cuda=True, mps=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

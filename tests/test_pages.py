@@ -49,7 +49,9 @@ def test_each_figure_of_the_claims_is_that_of_its_file_and_each_command_can_be_r
         assert float(minutes.split()[0]) > 0
         figures += [figure] * bool(figure)
     for figure in figures:
-        stated, path, key = re.fullmatch(r"([\d.]+)[^`]*`(.*)`: `(.*)`", figure).groups()  # type: ignore[union-attr]
+        match = re.fullmatch(r"([\d.]+)[^`]*`(.*)`: `(.*)`", figure)
+        assert match, figure
+        stated, path, key = match.groups()
         measured = value(json.loads((ROOT / path).read_text()), key) * (100 if "%" in figure else 1)
         assert stated == f"{measured:.{len(stated.partition('.')[2])}f}", figure
     assert len(figures) >= 3

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import platformdirs
 import torch
 
+from cifar_resnet import files
 from cifar_resnet.errors import ParamsError, UserError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -100,15 +100,17 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0].rstrip(".")
 
 
-def share(name: Device, processes: int) -> None:
+def share(name: Device, processes: int) -> torch.device:
     """Prepare the environment of `processes` child processes: each gets a GPU or its share of the cores.
 
-    Raises ParamsError when there are fewer GPUs.
+    Returns the kind of device of each. Raises ParamsError when there are fewer GPUs.
     """
-    if find_device(name).type == "cpu":
+    device = find_device(name)
+    if device.type == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // processes)))
     elif processes > (present := torch.cuda.device_count()):
         raise ParamsError(f"train.processes {processes} needs as many GPUs, and PyTorch sees {present} here")
+    return device
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
@@ -153,8 +155,7 @@ def cpuinfo() -> list[dict[str, str]]:
 
 def keep_code() -> None:
     """Let torch.compile keep its code with our other caches, unless a folder for it is set."""
-    folder = platformdirs.user_cache_path("cifar-resnet") / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.CACHE / "compiled"))
 
 
 def will_compile(choice: Compile, device: torch.device) -> tuple[bool, str | None]:

@@ -69,19 +69,18 @@ def test_what_came_first_is_shown(
     ends: list[tuple[int, int]],
     outcome: int | str,
     first: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """`ends`: what PyTorch's launcher says, the exit status of each process and when it was noticed."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    device = torch.device("cuda" if cuda else "cpu")
     failed: Any = {rank: SimpleNamespace(exitcode=end[0], timestamp=end[1]) for rank, end in enumerate(ends)}
     if recorded:
         first.write_text(recorded)
     if isinstance(outcome, str):
         with pytest.raises(UserError, match=f"^{outcome}"):
-            launch._status(failed, len(ends), first)
+            launch._status(failed, len(ends), device, first)
     else:
-        assert launch._status(failed, len(ends), first) == outcome
+        assert launch._status(failed, len(ends), device, first) == outcome
         assert capsys.readouterr().err == (recorded if outcome == 1 else "")
 
 

@@ -94,8 +94,11 @@ def test_a_network_that_cannot_be_read_is_the_users_error(
     files.write_tensors(Path("images"), {"images": torch.zeros(1)}, {"classes": CLASSES})
     torch.save({"weight": torch.zeros(1)}, "weights.pth")
     Path("network.onnx").write_bytes(onnx.helper.make_model(onnx.GraphProto()).SerializeToString())
+    named = {"classes": CLASSES, "model": {"name": "another"}, "normalization": {}}
+    files.write_tensors(Path("foreign"), {"images": torch.zeros(1)}, named)
     strange = "is damaged, or not a safetensors file that this project wrote$"
     told = {"nowhere": "is missing$", "damaged": "is damaged", "images": "no trained network"}
+    told["foreign"] = "describes a network that this code does not know"
     for path, reason in {**told, "weights.pth": strange, "network.onnx": strange}.items():
         with pytest.raises(UserError, match=f"^{path} .*{reason}"):
             predict.main(["x.png", "--model", path])

@@ -45,7 +45,7 @@ def start_processes(processes: int, name: numerics.Device) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    numerics.share(name, processes)
+    device = numerics.share(name, processes)
     logging.disable(logging.ERROR)  # of the launcher: what there is to say, we say
     with tempfile.TemporaryDirectory() as folder:
         first = Path(folder) / "first_failure"
@@ -69,7 +69,7 @@ def start_processes(processes: int, name: numerics.Device) -> None:
         except SignalException as stopped:
             raise SystemExit(128 + stopped.sigval) from None
         except ChildFailedError as failed:
-            status = _status(failed.failures, processes, first)
+            status = _status(failed.failures, processes, device, first)
             raise SystemExit(status) from None
         finally:
             del os.environ[command.FIRST_FAILURE]
@@ -86,14 +86,14 @@ def join(processes: int, device: torch.device) -> Iterator[world.World]:
             raise
 
 
-def _status(failed: Mapping[int, "ProcessFailure"], processes: int, first: Path) -> int:
+def _status(failed: Mapping[int, "ProcessFailure"], processes: int, device: torch.device, first: Path) -> int:
     """Say why the first process that failed did so; return the status to end with.
 
     `failed`: by rank. A process that raises has recorded it in `first`, whether it came first or has lost
     another one (for which Gloo has no class). So one that a signal ended came before all records; the
     launcher ends the others by SIGTERM, NCCL one that has waited too long by SIGABRT.
     """
-    consequences = {1, -signal.SIGTERM} | ({-signal.SIGABRT} if torch.cuda.is_available() else set())
+    consequences = {1, -signal.SIGTERM} | ({-signal.SIGABRT} if device.type == "cuda" else set())
     times = {rank: failure.timestamp for rank, failure in failed.items()}  # seconds, when it was noticed
     earliest = min(times.values()) + 1
     causes = [r for r, f in failed.items() if f.exitcode not in consequences and times[r] <= earliest]
