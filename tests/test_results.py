@@ -102,11 +102,11 @@ def test_the_figures_of_the_ablation_follow_from_its_runs() -> None:
         difference = sample.mean() - found["all"].mean()
         if name in ends:
             low, high = ends[name]
-            verdict = "better" if low > 0 else "worse" if high < 0 else "within chance"
+            verdict = "better" if low > 0 else "worse" if high < 0 else "not significant"
             row = [f"{difference:+.2f}", f"{low:+.2f} to {high:+.2f}", verdict]
-            apart += [f"`{name}` ({difference:+.1f})"] * (verdict != "within chance")
+            apart += [f"`{name}` ({difference:+.1f})"] * (verdict != "not significant")
         expected.append([name, f"{sample.mean():.2f}", *row])
-    text = Path("docs/results.md").read_text().partition("## What each ingredient")[2]
+    text = Path("docs/results.md").read_text().partition("## What each technique")[2]
     assert cells(text[text.index("| recipe") :].partition("\n\n")[0]) == expected
     pooled = math.sqrt(np.mean([sample.var(ddof=1) for sample in found.values()]))  # of as many runs each
     for said in (f"recipes together, {pooled:.2f} points,", f"more than chance:\n{', '.join(apart)}."):

@@ -100,7 +100,8 @@ def render(name: str, **values: Any) -> str:
 
 def page() -> str:
     """Return docs/results.md."""
-    return render("results", table=table(read()))
+    sweeps = read()
+    return render("results", table=table(sweeps), sweeps=sweeps)
 
 
 def summary(sweep: Sweep) -> dict[str, Any]:
