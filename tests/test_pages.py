@@ -18,11 +18,15 @@ from tools.scratch import ROOT, commit, git
 RELEASE = re.compile(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", re.MULTILINE)
 
 
-def test_every_link_to_a_file_leads_somewhere() -> None:
+def test_every_link_leads_to_a_file_and_to_a_heading_of_it() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
-        links = re.findall(r"\]\((?!https?://)([^)#\s]+)", page.read_text())
-        broken = [link for link in links if not (page.parent / link).exists()]
-        assert not broken, page.name
+        for path, heading in re.findall(r"\]\((?!https?://)([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+            target = page.parent / path if path else page
+            assert target.exists(), (page.name, path)
+            if heading:
+                titles = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+                names = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+                assert heading in names, (page.name, path, heading)
 
 
 def test_the_performance_page_is_made_of_all_results() -> None:
