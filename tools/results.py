@@ -27,7 +27,8 @@ from tools.scratch import merge
 
 Sweep = dict[str, Any]  # what tools.sweep writes: command, recipe, commit, and runs by name
 RESULTS, DOCUMENT, README = Path("results"), Path("docs/results.md"), Path("README.md")
-DEFAULT, ORIGINAL, QUICK = "default", "original", "quick"
+DEFAULT, ORIGINAL = "default", "original"
+SHOWN = (DEFAULT, ORIGINAL, "quick", "coffee")  # in the README
 BLOCK = re.compile(r"(?<=<!-- python -m tools.results -->\n).*(?=<!-- end -->\n)", re.DOTALL)
 PUBLISHED = RESULTS / "published.csv"  # what the original recipe reached elsewhere, in % of the test images
 SAME = ["commit", "dirty", "requirements", "torch", "device", "flags", "threads", "precision", "compiled"]
@@ -99,9 +100,16 @@ def render(name: str, **values: Any) -> str:
 
 
 def page() -> str:
-    """Return docs/results.md."""
-    sweeps = read()
-    return render("results", table=table(sweeps), sweeps=sweeps)
+    """Return docs/results.md, with the accuracy of each class if there is a default run."""
+    sweeps, classes = read(), ""
+    if DEFAULT in sweeps:
+        ours = 100 * files.read_table("per_class").set_index("class")["accuracy"]
+        published = pd.read_csv(PUBLISHED).set_index("class")["accuracy"]
+        both = pd.DataFrame({"default": ours, "original, elsewhere": published}).reindex(ours.index)
+        classes = markdown.table(
+            both.map("{:.1f}".format).reset_index(), right=("default", "original, elsewhere")
+        )
+    return render("results", table=table(sweeps), sweeps=sweeps, classes=classes)
 
 
 def summary(sweep: Sweep) -> dict[str, Any]:
@@ -118,16 +126,11 @@ def summary(sweep: Sweep) -> dict[str, Any]:
 
 
 def block() -> str:
-    """Return the README's first screen, from results/ and, if there is a default run, metrics/ and plots/."""
-    found = {name: summary(one) for name, one in read().items() if name in (DEFAULT, ORIGINAL, QUICK)}
-    published, classes = pd.read_csv(PUBLISHED).set_index("class")["accuracy"], ""
-    if DEFAULT in found:
-        ours = 100 * files.read_table("per_class").set_index("class")["accuracy"]
-        both = pd.DataFrame({"default": ours, "original, elsewhere": published}).reindex(ours.index).T
-        shown = both.map("{:.1f}".format).rename_axis("accuracy, %").reset_index()
-        classes = markdown.table(shown, right=tuple(ours.index))
+    """Return the README's first screen, from results/ and metrics/duplicates.json."""
+    recipes = {name: summary(sweep) for name, sweep in read().items() if name in SHOWN}
+    published = pd.read_csv(PUBLISHED).set_index("class")["accuracy"]["all"]
     duplicates = files.read_metrics("duplicates")["duplicates"]
-    return render("readme", recipes=found, published=published["all"], classes=classes, duplicates=duplicates)
+    return render("readme", recipes=recipes, published=published, duplicates=duplicates)
 
 
 def record(name: str) -> None:
