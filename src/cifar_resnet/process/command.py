@@ -22,6 +22,12 @@ def one_line(with_traceback: bool = False) -> Iterator[None]:
 
     `with_traceback`: show where a user's error came from, too.
     """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed: tqdm needs a file
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):  # each line at once; a name need not be text
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         yield
     except KeyboardInterrupt:
@@ -39,8 +45,6 @@ def run(stage: Callable[[], None], description: str | None) -> None:
     parser = argparse.ArgumentParser(description=description, epilog="Settings are in params.yaml.")
     parser.add_argument(TRACEBACK, action="store_true", help="show where an error came from")
     arguments = parser.parse_args()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # each line at once, in a file too
     with one_line(arguments.traceback):
         stage()
 
