@@ -40,6 +40,19 @@ def one_line(with_traceback: bool = False) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def unread() -> Iterator[None]:
+    """Let a run go on when nobody can read what it prints: `| tee` after Ctrl-C, a terminal that is gone."""
+    try:
+        yield
+    except OSError:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # what is left goes nowhere, or Python ends with another status
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def run(stage: Callable[[], None], description: str | None) -> None:
     """Call `stage` as what `python -m stages.NAME` does."""
     parser = argparse.ArgumentParser(description=description, epilog="Settings are in params.yaml.")
