@@ -69,13 +69,9 @@ def text(error: Exception) -> str:
     """
     if not isinstance(error, UserError | OSError) or TRACEBACK in sys.argv:
         return "".join(traceback.format_exception(error)).rstrip()
-    line = " ".join(str(error).split())
-    return f"error: {_printable(line)}{_last_results() if isinstance(error, ParamsError) else ''}"
-
-
-def _printable(line: str) -> str:
-    """Escape what would steer a terminal, in a file's name for example."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+    words = " ".join(str(error).split())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)  # a name could steer a terminal
+    return f"error: {line}{_last_results() if isinstance(error, ParamsError) else ''}"
 
 
 def _last_results() -> str:
