@@ -88,7 +88,7 @@ def test_two_runs_at_a_time_one_killed_equal_runs_alone(finished: Clone, tmp_pat
 
 
 def test_runs_at_a_time_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)  # as many as this process may use
     for jobs, given, used in [(1, "", ""), (3, "", "2"), (9, "", "1"), (3, "5", "5")]:
         monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": given} if given else {})
         assert not list(sweep.run_locally({}, jobs))

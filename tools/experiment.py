@@ -88,12 +88,10 @@ class Experiment:
         ):
             self._clone(Path(clone))
             set_params = [f"--set-param={setting}" for setting in self.settings]
-            # The library as it is in `clone`, whatever is edited here meanwhile.
-            path = os.pathsep.join([f"{clone}/src", *filter(None, [os.environ.get("PYTHONPATH")])])
             self.process = subprocess.Popen(
                 [*self.wrapper, "dvc", "exp", "run", "--name", self.name, *set_params, *self.targets],
                 cwd=clone,
-                env={**os.environ, **environment, "CIFAR_RESNET_LOGS": str(self.logs), "PYTHONPATH": path},
+                env={**os.environ, **environment, "CIFAR_RESNET_LOGS": str(self.logs)},
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # signals reach it through `stop` alone

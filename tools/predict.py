@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 
@@ -138,7 +137,6 @@ def main(words: list[str] | None = None) -> int:
             else:
                 columns = [f"{name:<{name_width}} {share:6.1%}" for name, share in best]
                 print("  ".join([f"{path:<{path_width}}", *columns]))
-        sys.stdout.flush()
         if options.explain and not count:
             explain(options.explain, classifier, images, logits)
         count += len(batch)
@@ -151,7 +149,5 @@ def main(words: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text in its encoding
     with command.one_line():
         sys.exit(main())

@@ -12,7 +12,6 @@ from cifar_resnet import params
 from cifar_resnet.errors import UserError
 from cifar_resnet.process import command
 from tools import scratch
-from tools.scratch import merge
 
 FOLDER = Path("recipes")
 
@@ -31,13 +30,13 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path} has itself as its base")
     values: dict[str, Any] = {}
     for base in bases:
-        merge(values, read_recipe(path.parent / str(base), (*above, path.resolve())))
-    return merge(values, recipe)
+        scratch.merge(values, read_recipe(path.parent / str(base), (*above, path.resolve())))
+    return scratch.merge(values, recipe)
 
 
 def with_recipe(recipe: Path) -> dict[str, Any]:
     """Return params.yaml with the values of a recipe."""
-    return merge(params.read_yaml(Path("params.yaml")), read_recipe(recipe))
+    return scratch.merge(params.read_yaml(Path("params.yaml")), read_recipe(recipe))
 
 
 def settings(values: dict[str, Any]) -> list[str]:

@@ -51,7 +51,7 @@ def run_locally(runs: Runs, jobs: int) -> Ended:
     they share the processor's cores. When this process is interrupted, the runs save their states and stop.
     """
     if jobs > 1:  # more threads than cores wait for each other
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // jobs)))
     groups, free = gpu_groups(max(runs.values(), default=0)), SimpleQueue[dict[str, str]]()
     for job in range(jobs):
         free.put({"CUDA_VISIBLE_DEVICES": groups[job % len(groups)]} if groups else {})

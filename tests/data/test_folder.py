@@ -133,6 +133,9 @@ def test_two_classes_in_both_splits_are_needed(source: Path, tmp_path: Path) -> 
 
 def test_more_pictures_than_memory_are_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     too_few = 5 * 3 * 128**2 * folder.MEMORY_FACTOR - 1  # bytes
-    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": too_few}.__getitem__)
-    with pytest.raises(UserError, match=r"5 pictures of 128 x 128 .* lower preprocess.image_size$"):
-        folder.read_pictures(copied, 128)
+    monkeypatch.setattr(folder, "CONTAINER", copied / "memory.max")
+    for machine, container in ((too_few, "max"), (2 * too_few, too_few)):
+        monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": machine}.__getitem__)
+        folder.CONTAINER.write_text(f"{container}\n")
+        with pytest.raises(UserError, match=r"5 pictures of 128 x 128 .* lower preprocess.image_size$"):
+            folder.read_pictures(copied, 128)

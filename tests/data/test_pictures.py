@@ -47,12 +47,19 @@ def test_a_strip_needs_no_more_memory_than_its_middle(monkeypatch: pytest.Monkey
     assert (found.int() - middle(part).int()).abs().max() <= 1
 
 
-def test_a_photo_lies_as_its_exif_orientation_says() -> None:
+# A TIFF head, the number of tags, an orientation of 6 (to be shown turned by 90 degrees clockwise), the end.
+TURNED = ["4d4d002a 00000008", "0001", "0112 0003 00000001 00060000", "00000000"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_photo_lies_as_its_exif_says_and_a_damaged_one_costs_no_photo(kind: str) -> None:
     pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
-    found = pictures.read(stored(picture(pixels), "PNG", exif=exif), 32)
-    assert torch.equal(found, pixels.rot90(-1, (1, 2)))
+    text_as_number = "011a 0001 00000004 61626364"  # a tag that Pillow reads and cannot write
+    damaged = [TURNED[0], "0002", TURNED[2], text_as_number, TURNED[3]]
+    for exif, turns in ((TURNED, -1), (damaged, -1), (["00", *TURNED], 0), (TURNED[:2], 0)):
+        content = bytes.fromhex("".join(exif))
+        found = pictures.read(stored(picture(pixels), kind, exif=content, lossless=True), 32)
+        assert torch.equal(found, pixels.rot90(turns, (1, 2))), exif
 
 
 def test_palette_and_grey_pictures_have_the_colours_that_they_show() -> None:

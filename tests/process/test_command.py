@@ -1,17 +1,20 @@
 """What a user can get wrong ends in one line and exit status 1; a bug keeps its traceback."""
 
+import io
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from cifar_resnet import files
-from cifar_resnet.process import progress
+from cifar_resnet.process import command, progress
 from cifar_resnet.serving import onnx_export
 from cifar_resnet.training.state import EpochMetrics, TrainState
 from tests.conftest import Clone
@@ -165,6 +168,18 @@ def test_the_ends_of_the_ranges_train(changes: dict[str, Any], prepared: Workspa
     prepared.change({"train": changes})
     prepared.run("train")
     assert files.MODEL.exists()
+
+
+def test_any_text_can_be_printed_and_a_bar_needs_no_open_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii"))
+        patch.setattr(sys, "stderr", None)
+        with command.one_line(), tqdm(total=1, disable=None) as bar:
+            bar.update()
+            print("고양이")
+        assert printed.getvalue() == b"\\uace0\\uc591\\uc774\n"
+        sys.stderr.close()
 
 
 def test_usage_errors_have_status_2_help_has_0_and_a_traceback_comes_on_request(clone: Clone) -> None:

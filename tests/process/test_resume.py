@@ -5,7 +5,9 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,7 @@ ENDINGS: dict[str, list[Ending]] = {
             128 + signal.SIGTERM,
             "SIGTERM: saving a checkpoint",
         ),
+        ("nobody reads", signals(signal.SIGINT), 128 + signal.SIGINT, "^130$"),
         ("no space left", signals(signal.SIGINT), 1, "error: .*could not save .* No space left on device"),
     ],
     "a second signal": [
@@ -147,7 +150,13 @@ def test_a_run_ends_as_the_stages_table_says_and_goes_on(
         at(patch, "yield", fault, 14)
         if kind == "no space left":
             at(patch, "yield", lambda: patch.setattr(files, "write_bytes", no_space), 14)
-        if kind not in ("SIGTERM", "no space left"):
+        if kind == "nobody reads":  # Ctrl-C ends `| tee` first
+            for name, count in (("stdout", 9), ("stderr", 13)):
+                reading, writing = os.pipe()
+                os.close(reading)
+                pipe = open(writing, "w", buffering=1, closefd=False)  # noqa: SIM115
+                at(patch, "yield", partial(patch.setattr, sys, name, pipe), count)
+        if kind not in ("SIGTERM", "nobody reads", "no space left"):
             save_every_step(patch)
         try:
             ended = prepared.run("train", status)

@@ -18,6 +18,7 @@ from cifar_resnet.images import Images
 SPLITS = ("train", "test")
 SHOWN = 10  # names in a message
 UNSHOWN = {"Cc", "Cs"}  # categories of Unicode: control characters, bytes that are no text
+CONTAINER = Path("/sys/fs/cgroup/memory.max")  # bytes that Linux allows a container
 MEMORY_FACTOR = 4  # of the images that are in memory while they are split and written
 
 
@@ -144,6 +145,8 @@ def read_pictures(folder: Path, image_size: int) -> tuple[list[str], Images, Ima
 def _check_memory(count: int, size: int) -> None:
     needed = MEMORY_FACTOR * count * 3 * size**2
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if CONTAINER.exists() and (limit := CONTAINER.read_text().strip()) != "max":
+        memory = min(memory, int(limit))
     if needed > memory:
         raise UserError(
             f"{count:,} pictures of {size} x {size} pixels need {needed / 1e9:.1f} GB of memory, this machine"

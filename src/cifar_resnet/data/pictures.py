@@ -1,6 +1,8 @@
 """From picture files of any kind to the images that the network sees."""
 
+import struct
 import warnings
+from contextlib import suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -41,6 +43,16 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image.convert("RGBA"))
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn the picture as its EXIF says, which says nothing where it is damaged."""
+    image.load()
+    with suppress(SyntaxError, ValueError, struct.error):
+        image.getexif()  # Pillow remembers what it has read
+    for name in ("exif", "Raw profile type exif"):
+        image.info.pop(name, None)  # Pillow would write it again, and stop at a tag that it cannot write
+    return ImageOps.exif_transpose(image)
+
+
 def _without_far_ends(image: Image.Image) -> Image.Image:
     """The middle, at most 3 times as long as it is wide, of which the middle third is kept later.
 
@@ -60,7 +72,7 @@ def convert(image: Image.Image, size: int) -> Tensor:
     side is resized to S, bicubic and antialiased; of the long side the middle is kept. S x S pixels stay as
     they are.
     """
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode in WHITE:
         image = _eight_bits(image)
     if image.has_transparency_data:

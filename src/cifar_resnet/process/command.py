@@ -22,6 +22,12 @@ def one_line(with_traceback: bool = False) -> Iterator[None]:
 
     `with_traceback`: show where a user's error came from, too.
     """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed: tqdm needs a file
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):  # each line at once; a name need not be text
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         yield
     except KeyboardInterrupt:
@@ -34,13 +40,24 @@ def one_line(with_traceback: bool = False) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def unread() -> Iterator[None]:
+    """Let a run go on when nobody can read what it prints: `| tee` after Ctrl-C, a terminal that is gone."""
+    try:
+        yield
+    except OSError:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # what is left goes nowhere, or Python ends with another status
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def run(stage: Callable[[], None], description: str | None) -> None:
     """Call `stage` as what `python -m stages.NAME` does."""
     parser = argparse.ArgumentParser(description=description, epilog="Settings are in params.yaml.")
     parser.add_argument(TRACEBACK, action="store_true", help="show where an error came from")
     arguments = parser.parse_args()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # each line at once, in a file too
     with one_line(arguments.traceback):
         stage()
 
@@ -52,13 +69,9 @@ def text(error: Exception) -> str:
     """
     if not isinstance(error, UserError | OSError) or TRACEBACK in sys.argv:
         return "".join(traceback.format_exception(error)).rstrip()
-    line = " ".join(str(error).split())
-    return f"error: {_printable(line)}{_last_results() if isinstance(error, ParamsError) else ''}"
-
-
-def _printable(line: str) -> str:
-    """Escape what would steer a terminal, in a file's name for example."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+    words = " ".join(str(error).split())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)  # a name could steer a terminal
+    return f"error: {line}{_last_results() if isinstance(error, ParamsError) else ''}"
 
 
 def _last_results() -> str:

@@ -12,6 +12,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from cifar_resnet import files
+from cifar_resnet.process import command
 from cifar_resnet.training.config import TrainConfig, steps_per_epoch
 from cifar_resnet.training.state import EpochMetrics, TrainState
 
@@ -79,7 +80,8 @@ class Progress:
             speed = (self.steps - self.first_step) * self.config.batch_size / seconds
             line += f"  {seconds:.1f} s  {speed:,.0f} images/s"
             log |= {"seconds": seconds, "images_per_second": speed}
-        self.bar.write(line)
+        with command.unread():
+            self.bar.write(line)
         self._log(log)
 
     def _show_step(self, state: TrainState, now: float) -> None:
@@ -91,8 +93,10 @@ class Progress:
         if not rate:  # validation
             return
         loss = state.epoch_sums[0].item() / (state.step * self.config.processes)
-        print(
+        line = (
             f"epoch {state.epoch + 1}/{self.config.epochs}  step {state.step}/{self.steps}"
             f"  train loss {loss:.4f}  {rate * self.config.batch_size:,.0f} images/s"
             f"  at most {tqdm.format_interval((self.total - done) / rate)} left"
         )
+        with command.unread():
+            print(line)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Self
 
+from cifar_resnet.process import command
 from cifar_resnet.training.distributed.world import World
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -50,4 +51,5 @@ class StopRequest:
 
     def _announce(self, number: int) -> None:
         name = signal.Signals(number).name
-        print(f"{name}: saving a checkpoint and stopping; once more stops at once", file=sys.stderr)
+        with command.unread():
+            print(f"{name}: saving a checkpoint and stopping; once more stops at once", file=sys.stderr)
