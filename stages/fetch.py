@@ -24,7 +24,7 @@ def main() -> None:
     else:
         first = os.environ.get("CIFAR10_SOURCE")
         sources = [first, *config.sources] if first else config.sources
-        source = fetch_cifar10(sources, files.RAW, files.CACHE / "downloads")
+        source = fetch_cifar10(sources, files.RAW, files.cache() / "downloads")
         print(f"CIFAR-10 from {source}: the SHA-256 of all seven files is the official one")
     if config.dataset != "folder":
         checksums.write(files.RAW)

@@ -7,7 +7,7 @@ processes agree; the checkpoint is saved; the log says so; handlers and lock are
 |---|---|---|---|
 | the last epoch | kept until dvc.lock has the model | written | 0 |
 | SIGINT, SIGTERM, SIGHUP | saved now | none | 128 + number; 1 if the save failed |
-| a second signal | the last one, at most 5 minutes old | none | 128 + number |
+| a second signal | the last one | none | 128 + number |
 | a user's error, out of memory, loss not finite | the last one | none | 1, one line |
 | a bug | the last one | none | 1, traceback |
 | SIGKILL, power cut | the last one | none | |

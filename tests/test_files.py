@@ -227,6 +227,14 @@ def test_a_file_of_another_kind_is_not_called_damaged_alone() -> None:
             files.read_tensors(path)
 
 
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a container's user without a name
+    with pytest.raises(UserError, match="set HOME or XDG_CACHE_HOME"):
+        files.cache()
+
+
 def test_names_of_classes_stay_text_in_tables() -> None:
     names = ["007", "08", "None", "nan", "1e3", "true"]
     table = pd.DataFrame({"class": names, "accuracy": [0.5, 0.25, None, 1, 1, 1]})

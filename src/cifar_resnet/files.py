@@ -28,12 +28,19 @@ DUPLICATES = Path("data/duplicates.csv")
 MODEL = Path("models/resnet50.safetensors")
 ONNX = Path("models/resnet50.onnx")
 CARD = Path("models/README.md")
-CACHE = platformdirs.user_cache_path("cifar-resnet")
 LOGS = Path(os.environ.get("CIFAR_RESNET_LOGS", "logs"))  # a sweep gives each run a folder of its own
 DIGEST_PLACEHOLDER = "0" * 64  # in place of a tensor file's own SHA-256 while it is computed
 HEADER_BYTES = 10_000_000  # more than the description and the list of tensors take
 TEXT = ("class", "error", "label", "prediction", "test_label", "train_label")  # columns with names of classes
 METADATA_KEY = "cifar_resnet"  # of the description in a tensor file's metadata
+
+
+def cache() -> Path:
+    """Return this user's cache folder. Raises UserError when there is none, for want of a home."""
+    try:
+        return platformdirs.user_cache_path("cifar-resnet")
+    except RuntimeError:
+        raise UserError("this user has no home for caches; set HOME or XDG_CACHE_HOME") from None
 
 
 @contextmanager

@@ -155,7 +155,7 @@ def cpuinfo() -> list[dict[str, str]]:
 
 def keep_code() -> None:
     """Let torch.compile keep its code with our other caches, unless a folder for it is set."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.CACHE / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.cache() / "compiled"))
 
 
 def will_compile(choice: Compile, device: torch.device) -> tuple[bool, str | None]:

@@ -34,7 +34,7 @@ class Workspace:
     def enter(self, patch: pytest.MonkeyPatch) -> None:
         """Make it the working folder, with a cache of its own."""
         patch.chdir(self.folder)
-        patch.setattr(files, "CACHE", self.cache)
+        patch.setattr(files, "cache", lambda: self.cache)
         patch.setattr(sys, "argv", ["stage"])
         patch.delenv("CIFAR10_SOURCE", raising=False)
 

@@ -26,7 +26,7 @@ MODEL = "0123456789abcdef0123456789abcdef"
 @pytest.fixture(autouse=True)
 def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of runs."""
-    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(files, "cache", lambda: tmp_path / "cache")
     resume.folder_of_runs().mkdir(parents=True)
     return resume.folder_of_runs()
 

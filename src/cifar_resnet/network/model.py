@@ -14,9 +14,7 @@ from cifar_resnet.network.resnet import ResNet, ResNetConfig
 NETWORKS: dict[str, type[Network]] = {"resnet": ResNet}
 ModelConfig = ResNetConfig
 
-DEFAULT_NETWORK = (
-    "resnet"  # a model file does not name it: files from before there were others have the same bytes
-)
+DEFAULT_NETWORK = "resnet"  # which a model file does not name: it has the bytes of before there were others
 
 
 def build_model(

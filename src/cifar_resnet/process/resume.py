@@ -34,7 +34,7 @@ def folder_of_runs() -> Path:
     XDG_CACHE_HOME can name a disk that outlives the machine. The workspace would lose them: DVC clears it
     before a stage runs, and an experiment can run in a temporary folder.
     """
-    return files.CACHE / "resume"
+    return files.cache() / "resume"
 
 
 def run_folder(config: TrainConfig, data: list[str], chosen: Numerics) -> Path:
