@@ -99,7 +99,7 @@ def readable(names: list[str], size: int, unreadable: list[str]) -> Iterator[tup
 
 
 def _refuse(path: str, reason: str, unreadable: list[str]) -> None:
-    print(f"error: {path}: {' '.join(reason.split())}", file=sys.stderr)
+    print(command.printable(f"error: {path}: {' '.join(reason.split())}"), file=sys.stderr)
     unreadable.append(path)
 
 
@@ -137,7 +137,7 @@ def main(words: list[str] | None = None) -> int:
                 print(json.dumps({"path": path, "predictions": classes}))
             else:
                 columns = [f"{name:<{name_width}} {share:6.1%}" for name, share in best]
-                print("  ".join([f"{path:<{path_width}}", *columns]))
+                print("  ".join([f"{command.printable(path):<{path_width}}", *columns]))
         sys.stdout.flush()
         if options.explain and not count:
             explain(options.explain, classifier, images, logits)

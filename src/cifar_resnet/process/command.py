@@ -53,11 +53,11 @@ def text(error: Exception) -> str:
     if not isinstance(error, UserError | OSError) or TRACEBACK in sys.argv:
         return "".join(traceback.format_exception(error)).rstrip()
     line = " ".join(str(error).split())
-    return f"error: {_printable(line)}{_last_results() if isinstance(error, ParamsError) else ''}"
+    return f"error: {printable(line)}{_last_results() if isinstance(error, ParamsError) else ''}"
 
 
-def _printable(line: str) -> str:
-    """Escape what would steer a terminal, in a file's name for example."""
+def printable(line: str) -> str:
+    """Return `line` with escapes for what would steer a terminal, in a file's name for example."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
