@@ -1,7 +1,9 @@
 """params.yaml and the file formats, right and wrong."""
 
 import hashlib
+import importlib
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
+import cifar_resnet
 from cifar_resnet import files, params
 from cifar_resnet.data import checksums, cifar10
 from cifar_resnet.data.duplicates import DuplicatesConfig
@@ -225,6 +228,13 @@ def test_a_file_of_another_kind_is_not_called_damaged_alone() -> None:
         path.write_bytes(content)
         with pytest.raises(UserError, match=told):
             files.read_tensors(path)
+
+
+def test_a_relative_cache_folder_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, kept in (("caches", False), ("", False), ("/caches", True)):
+        monkeypatch.setenv("XDG_CACHE_HOME", path)
+        importlib.reload(cifar_resnet)
+        assert ("XDG_CACHE_HOME" in os.environ) == kept
 
 
 def test_names_of_classes_stay_text_in_tables() -> None:
