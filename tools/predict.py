@@ -37,9 +37,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model", metavar="PATH", type=Path, default=files.MODEL, help=f"default: {files.MODEL}"
     )
-    parser.add_argument(
-        "--top", metavar="K", type=int, default=3, help="how many classes to name (default: 3)"
-    )
+    parser.add_argument("--top", metavar="K", type=int, default=3, help="classes to name (default: 3)")
     parser.add_argument("--json", action="store_true", help="print JSON Lines, an object per picture")
     parser.add_argument(
         "--explain",

@@ -184,9 +184,7 @@ def test_a_second_holder_is_told_who_has_it(parent: Path) -> None:
             pass
 
 
-def test_who_looks_at_a_run_does_not_keep_its_owner_out(
-    parent: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_looks_at_a_run_leaves_it_to_its_owner(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (parent / "run").mkdir()
     looking = filelock.FileLock(parent / "run" / "lock")
     looking.acquire()

@@ -102,9 +102,7 @@ def copy(source: Path, destination: Path) -> str:
     counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in found.items())
     told = f"{counts} pictures of {len(classes)} classes from {source}"
     if others:  # perhaps photos in a format of their own
-        told += (
-            f"; not named as pictures, and left out: {len(others)} of the files there, such as {others[0]}"
-        )
+        told += f"; {len(others)} left out, as not named as pictures, such as {others[0]}"
     return told
 
 

@@ -114,9 +114,7 @@ def hold(folder: Path, config: TrainConfig, world: World) -> Iterator[None]:
         run = _read_json(folder / RUN, pid=int, host=str, since=str)
         process = "process {pid} on {host} since {since}".format(**run) if run else "another process"
         # A lock with content is a mere file, on a disk that has no locks; it outlives another host's process.
-        stale = f"; if that process is gone, `rm {lock.lock_file}`" * bool(
-            Path(lock.lock_file).stat().st_size
-        )
+        stale = f"; if that process is gone, `rm {lock.lock_file}`" * bool((folder / "lock").stat().st_size)
         raise UserError(
             f"the same run is being trained by {process}, which has locked {lock.lock_file};"
             f" wait for it to end, or stop it and start again: nothing is lost{stale}"
