@@ -106,8 +106,8 @@ def stall(cut: int) -> Answer:
 
 
 def drip(handler: Handler) -> None:
-    """A byte of the archive every 50 milliseconds."""
+    """A byte of the archive every 50 milliseconds, for a second."""
     handler.reply(200, Content_Length=str(len(ARCHIVE)))
-    for byte in ARCHIVE:
+    for byte in ARCHIVE[:20]:
         handler.wfile.write(bytes([byte]))
         time.sleep(0.05)

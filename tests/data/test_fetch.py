@@ -70,7 +70,7 @@ def test_a_server_that_drips_is_left_for_the_next_source(
     mirror: Mirror, place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sources, "MINUTE", 0.2)
-    dripping, sound = mirror.serve(drip), mirror.serve(ranged())
+    dripping, sound = mirror.serve(drip, reply(404)), mirror.serve(ranged())
     assert place.fetch(dripping.url, sound.url) == sound.url
     assert capfd.readouterr().out == f"no CIFAR-10 from {dripping.url}: less than 100,000 bytes in a minute\n"
 
