@@ -88,6 +88,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {  # what happens to 
         lambda cat: (cat / "a.png").rename(cat / "\33[2J\n.png"),
         r"'.*\\x1b\[2J\\n.png' has a control ",
     ),
+    "the byte 0xff in a picture": (
+        lambda cat: (cat / "a.png").rename(cat / "\udcff.png"),
+        "or no text: rename",
+    ),
     "line in a class": (lambda cat: cat.rename(cat.with_name("c\nat")), rf"{CONTROL}c\\nat'$"),
     "the byte 0xff": (lambda cat: cat.with_name("\udcff").mkdir(), rf"{CONTROL}\\udcff'$"),
     "twins": (
