@@ -119,6 +119,8 @@ def test_the_token_of_a_workflow_can_do_little(name: str) -> None:
         if "GH_TOKEN" in step.get("env", {}):
             assert "head.repo.full_name == github.repository" in step["if"]
             assert step["run"].startswith("gh pr comment ")
+        for line in step.get("run", "").splitlines():
+            assert "pip install" not in line or "--require-hashes" in line
         assert "${{" not in step.get("run", "")  # values come by the environment: no title becomes a command
 
 

@@ -99,9 +99,7 @@ def prove(base: str, stages: lock.Stages, epochs: int | None) -> str:
     config, row = params.read("train", TrainConfig), first_steps.hardware(stages)
     here = first_steps.facts(numerics.find_device(config.device))
     if row and row["device"].split()[0] != here["device"].split()[0]:
-        raise UserError(
-            f"the locked run is of {row['device']}: what {here['device']} computes proves nothing"
-        )
+        raise UserError(f"the locked run is of {row['device']}: what {here['device']} computes shows nothing")
     precision = str((row or first_steps.PLAIN)["precision"]).removeprefix("torch.")
     if precision != "float32" and here["device"].startswith("cpu") and not here["special"]:  # takes hours
         if epochs:
@@ -168,9 +166,7 @@ def main() -> None:
         if "train" in stages:
             refuse(stages)
         base = find_base(stages, options.base)
-        before, after = (
-            lock.contents(lock.declared(commit)["train"].code, commit) for commit in (base, None)
-        )
+        before, after = (lock.contents(lock.declared(one)["train"].code, one) for one in (base, None))
         changed = sorted(name for name in before | after if before.get(name) != after.get(name))
         if not changed:
             print(f"train has the code of {base[:9]}: nothing to prove")

@@ -46,9 +46,7 @@ def training(notes: Notes, history: pd.DataFrame) -> tuple[dict[str, Any], Notes
         losses = {line["epoch"]: line["train_loss"] for line in run if "train_loss" in line}
         if np.allclose(history["epoch"].map(losses), history["train_loss"], rtol=0, atol=1e-9):  # JSON rounds
             minutes = sum(lines[-1]["time"] - lines[0]["time"] for lines in processes) / 60
-            hardware = {
-                name: fact for name, fact in processes[-1][0].items() if name not in ("resumed", "time")
-            }
+            hardware = {key: fact for key, fact in processes[-1][0].items() if key not in ("resumed", "time")}
             return {"minutes": minutes, "interruptions": len(processes) - 1, "hardware": hardware}, run
     return dict.fromkeys(("minutes", "interruptions", "hardware")), []
 

@@ -36,9 +36,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model", metavar="PATH", type=Path, default=files.MODEL, help=f"default: {files.MODEL}"
     )
-    parser.add_argument(
-        "--top", metavar="K", type=int, default=3, help="how many classes to name (default: 3)"
-    )
+    parser.add_argument("--top", metavar="K", type=int, default=3, help="classes to name (default: 3)")
     parser.add_argument("--json", action="store_true", help="print JSON Lines, an object per picture")
     parser.add_argument(
         "--explain",
@@ -98,7 +96,7 @@ def readable(names: list[str], size: int, unreadable: list[str]) -> Iterator[tup
 
 
 def _refuse(path: str, reason: str, unreadable: list[str]) -> None:
-    print(f"error: {path}: {' '.join(reason.split())}", file=sys.stderr)
+    print(command.printable(f"error: {path}: {' '.join(reason.split())}"), file=sys.stderr)
     unreadable.append(path)
 
 
@@ -136,7 +134,7 @@ def main(words: list[str] | None = None) -> int:
                 print(json.dumps({"path": path, "predictions": classes}))
             else:
                 columns = [f"{name:<{name_width}} {share:6.1%}" for name, share in best]
-                print("  ".join([f"{path:<{path_width}}", *columns]))
+                print("  ".join([f"{command.printable(path):<{path_width}}", *columns]))
         if options.explain and not count:
             explain(options.explain, classifier, images, logits)
         count += len(batch)

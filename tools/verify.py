@@ -136,9 +136,7 @@ def check_official(*names: str) -> None:
         for image, label in zip(tensors["images"].numpy(), tensors["labels"].tolist(), strict=True):
             rows.append(hashlib.sha256(image.tobytes() + bytes([label])).digest())
     if hashlib.sha256(b"".join(sorted(rows))).hexdigest() != OFFICIAL[names]:
-        raise UserError(
-            f"{TRAIN.parent}: {', '.join(names)} are not the official images of CIFAR-10: {REPRO}"
-        )
+        raise UserError(f"{TRAIN.parent}: {', '.join(names)} are not CIFAR-10's official images: {REPRO}")
 
 
 def get_missing(stages: lock.Stages) -> None:

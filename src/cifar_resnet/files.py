@@ -166,7 +166,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         metadata: dict[str, Any] = json.loads(json.loads(header)["__metadata__"][METADATA_KEY])
         unsealed = content.replace(metadata["sha256"].encode(), DIGEST_PLACEHOLDER.encode(), 1)
         intact = hashlib.sha256(unsealed).hexdigest() == metadata["sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
         remedy = f"; `dvc repro --force {stage}` makes it again" if stage else ""

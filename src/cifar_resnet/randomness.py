@@ -16,3 +16,9 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def global_state() -> torch.Tensor:
+    """Return the state of PyTorch's global generators, (n,) uint8: nothing here may draw from them."""
+    on_gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+    return torch.cat([torch.get_rng_state(), *on_gpu])

@@ -14,7 +14,7 @@ from cifar_resnet.data import official, sources
 from cifar_resnet.data.official import FOLDER
 from cifar_resnet.data.sources import CACHED_ARCHIVE, fetch_cifar10
 from cifar_resnet.errors import UserError
-from tests.data.mirror import Answer, Handler, Mirror, part, ranged, reply, silence, stall
+from tests.data.mirror import Answer, Handler, Mirror, drip, part, ranged, reply, silence, stall
 from tests.data.stand_ins import ALTERED, ARCHIVE, DOWN, FILES, HALF, SIZE, Place
 
 pytestmark = pytest.mark.usefixtures("stand_ins")
@@ -66,6 +66,15 @@ def test_silent_servers(mirror: Mirror, place: Place, monkeypatch: pytest.Monkey
     assert slow.served <= 1.05 * SIZE
 
 
+def test_a_server_that_drips_is_left_for_the_next_source(
+    mirror: Mirror, place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sources, "MINUTE", 0.2)
+    dripping, sound = mirror.serve(drip, reply(404)), mirror.serve(ranged())
+    assert place.fetch(dripping.url, sound.url) == sound.url
+    assert capfd.readouterr().out == f"no CIFAR-10 from {dripping.url}: less than 100,000 bytes in a minute\n"
+
+
 LASTING: list[tuple[Answer, str, int]] = [  # the reason, the number of requests
     (reply(404, b"gone"), "HTTP 404", 1),
     (ranged(body=ALTERED), "data_batch_3 is not the official file: SHA-256 ", 1),
@@ -93,7 +102,7 @@ def test_lasting_faults_are_one_line_and_the_next_source_serves(mirror: Mirror, 
     assert places == sorted(places)
     assert places[0] > 0, message
     assert [len(source.asked) for source in served] == [requests for _, _, requests in LASTING]
-    secret = [url.replace("http://", "http://me:s3cr%2Ft@") for url in (*reasons, sound.url)]
+    secret = [url.replace("tp://", "tp://me:s3cr%2Ft@") for url in (*reasons, "ftp://h/x", sound.url)]
     with pytest.raises(UserError) as caught:
         fetch_cifar10(secret[:-1], place.destination, place.cache)
     assert "s3cr" not in str(caught.value)
@@ -119,9 +128,7 @@ def test_pauses_double_up_to_a_minute(mirror: Mirror, place: Place, monkeypatch:
         shutil.rmtree(place.cache)
 
 
-def test_attempts_and_bytes_are_bounded(
-    mirror: Mirror, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attempts_and_bytes_end(mirror: Mirror, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "ATTEMPTS", 12)
     monkeypatch.setattr(official, "ARCHIVE_LIMIT", SIZE - 1)
     steady, endless = mirror.serve(ranged(1)), mirror.serve(ranged())
@@ -131,9 +138,7 @@ def test_attempts_and_bytes_are_bounded(
     assert len(place.kept()) == 1  # the part of the first
 
 
-def test_old_files_stay_until_a_source_works_and_a_damaged_archive_does_not(
-    mirror: Mirror, place: Place
-) -> None:
+def test_old_files_stay_until_a_source_works_and_a_damaged_archive_goes(mirror: Mirror, place: Place) -> None:
     for path in (
         place.destination / "data_batch_1",
         place.destination / "stale",

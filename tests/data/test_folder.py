@@ -46,9 +46,7 @@ def test_a_copy_replaces_the_one_before_and_says_what_it_leaves_out(source: Path
         picture(noise(9, 9)).save(source / hidden / "a.png")
     told = folder.copy(source, copied)
     assert told.startswith("2 train, 2 test pictures of 2 classes from ")
-    assert told.endswith(
-        f"; not named as pictures, and left out: 1 of the files there, such as {source}/train/cat/photo.heic"
-    )
+    assert told.endswith(f"; 1 left out, as not named as pictures, such as {source}/train/cat/photo.heic")
     assert [path.name for path in sorted((copied / "train").rglob("*.*"))] == ["a.png", "a.png"]
     assert sorted(path.name for path in copied.parent.iterdir()) == ["pictures"]
 
@@ -89,6 +87,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {  # what happens to 
     "control": (
         lambda cat: (cat / "a.png").rename(cat / "\33[2J\n.png"),
         r"'.*\\x1b\[2J\\n.png' has a control ",
+    ),
+    "the byte 0xff in a picture": (
+        lambda cat: (cat / "a.png").rename(cat / "\udcff.png"),
+        "or no text: rename",
     ),
     "line in a class": (lambda cat: cat.rename(cat.with_name("c\nat")), rf"{CONTROL}c\\nat'$"),
     "the byte 0xff": (lambda cat: cat.with_name("\udcff").mkdir(), rf"{CONTROL}\\udcff'$"),

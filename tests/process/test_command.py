@@ -123,9 +123,7 @@ def test_code_that_is_edited_while_training_runs_is_not_the_code_of_the_result(
 
     with monkeypatch.context() as patch:
         patch.setattr(progress.Progress, "update", edited)
-        assert "changed while training ran, so the result is not of what is there now" in prepared.told(
-            "train"
-        )
+        assert "training ran, so the result is not of what is there now" in prepared.told("train")
     assert len(re.findall("changed while training runs: put it back", capsys.readouterr().out)) == 1
     assert not files.MODEL.exists()
     code.write_text(original)

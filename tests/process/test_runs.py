@@ -152,9 +152,11 @@ def test_what_is_no_run_and_what_is_damaged_beside_a_run_stops_nobody(
     (parent / ".DS_Store").write_text("")
     (parent / f"{0xF:016x}").write_text("a file with the name of a run")
     (parent / "lost+found").mkdir()
-    for number, content in enumerate((b"", b'{"params": {"se', b"\xff\xfe\x00", b"[]")):
+    damaged = (b"", b'{"params": {"se', b"\xff\xfe\x00", b"[]", b'{"params": 5}', b"[" * 100_000)
+    for number, content in enumerate(damaged):
         (run(number) / resume.RUN).write_bytes(content)
-    (run(4) / resume.DONE).write_text('{"model": "0"}')
+    for number, done in ((6, '{"model": "0"}'), (7, '{"model": "0", "clone": 5}')):
+        (run(number) / resume.DONE).write_text(done)
     foreign = run(9)
 
     def locked(path: Path, **options: Any) -> Any:
@@ -172,15 +174,17 @@ def test_a_second_holder_is_told_who_has_it(parent: Path) -> None:
     folder = parent / f"{0:016x}"
     known = rf"being trained by process {os.getpid()} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
     with resume.hold(folder, config(), SINGLE_PROCESS):
-        for told in (known, f"by another process, which has locked {folder}/lock"):
+        for told in (rf"{known}.*: nothing is lost$", f"by another process, which has locked {folder}/lock"):
             with pytest.raises(UserError, match=told), resume.hold(folder, config(), SINGLE_PROCESS):
                 pass
             (folder / resume.RUN).write_bytes(b"\xff")
+        (folder / "lock").write_text("1\nhost\n")  # as where a disk has no locks
+        told = f"nothing is lost; if that process is gone, `rm {folder}/lock`$"
+        with pytest.raises(UserError, match=told), resume.hold(folder, config(), SINGLE_PROCESS):
+            pass
 
 
-def test_who_looks_at_a_run_does_not_keep_its_owner_out(
-    parent: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_looks_at_a_run_leaves_it_to_its_owner(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (parent / "run").mkdir()
     looking = filelock.FileLock(parent / "run" / "lock")
     looking.acquire()

@@ -75,6 +75,10 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
     assert [path for path, _ in json_lines(out)] == ["large.png", "in/b.png"]
     for line, (path, reason) in zip(err.splitlines(), reasons.items(), strict=True):
         assert re.match(f"error: {path}: .*{reason}", line)
+    os.link("large.png", odd := "\33[2J\n.png")
+    assert predict.main([odd, f"no{odd}", "--model", str(model_path), "--top", "1"]) == 1
+    out, err = capsys.readouterr()
+    assert (out.split()[0], err.split(": ")[1]) == (r"\x1b[2J\n.png", r"no\x1b[2J\n.png")
 
 
 def test_a_folder_that_cannot_be_listed(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torchvision.transforms.functional as tv
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, dropout
 
+from cifar_resnet.errors import UserError
 from cifar_resnet.images import Images
 from cifar_resnet.network.inference import build_normalization, predict_all
 from cifar_resnet.network.model import restore_model
@@ -280,6 +281,15 @@ def test_loss_and_gradient_of_a_step_are_those_of_a_plain_one_in_float64(
     assert loss.item() == pytest.approx(expected.item(), rel=1e-3 if half else 1e-5)
     error = (gradient(model) - gradient(plain)).norm() / gradient(plain).norm()
     assert error < (0.25 if half else 0.02)
+
+
+def test_a_network_that_draws_random_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = new_state(config(), 3, torch.device("cpu"))
+    plain = state.model.forward
+    monkeypatch.setattr(state.model, "forward", lambda x: dropout(plain(x), 0.1))
+    with pytest.raises(UserError, match="draws from PyTorch's global generator"):
+        list(training(state, config()))
+    assert state.step == 1
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch() -> None:

@@ -88,8 +88,8 @@ def copy(source: Path, destination: Path) -> str:
     found = {split: pictures(source, split, classes) for split in SPLITS}
     listed = [path for split in found.values() for path, _ in split]
     for path in listed:
-        if any(category(char) == "Cc" for char in path.name):
-            raise UserError(f"{str(path)!r} has a control character in its name: rename it")
+        if any(category(char) in UNSHOWN for char in path.name):  # DVC cannot note bytes that are no text
+            raise UserError(f"{str(path)!r} has a control character in its name, or no text: rename it")
         if not path.is_file() or not (path.resolve().is_relative_to(root) or is_picture(path)):
             raise UserError(f"{path} leads to no picture ({os.path.realpath(path)}): remove it")
     with files.replacing_folder(destination) as new:
@@ -103,9 +103,7 @@ def copy(source: Path, destination: Path) -> str:
     counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in found.items())
     told = f"{counts} pictures of {len(classes)} classes from {source}"
     if others:  # perhaps photos in a format of their own
-        told += (
-            f"; not named as pictures, and left out: {len(others)} of the files there, such as {others[0]}"
-        )
+        told += f"; {len(others)} left out, as not named as pictures, such as {others[0]}"
     return told
 
 

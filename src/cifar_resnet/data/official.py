@@ -10,6 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from cifar_resnet import files
 
@@ -25,6 +26,7 @@ SHA256 = {
 }
 ARCHIVE_LIMIT = 512 * 2**20  # bytes, packed or unpacked; the official archive has 170 and 186 million
 MEMBER_LIMIT = 64 * 2**20  # bytes; the largest official file has 31,035,999
+NAME_LIMIT = 2**16  # bytes of what says more about the next member, read at once: long names, PAX records
 GZIP = b"\x1f\x8b"  # how every gzip file begins, RFC 1952
 
 
@@ -62,17 +64,29 @@ def _members(source: Path) -> Iterator[tuple[str, bytes]]:
             return
         with source.open("rb") as file:
             packed = file.peek(len(GZIP)).startswith(GZIP)
-            with tarfile.open(fileobj=_Capped(fileobj=file) if packed else file, mode="r|") as archive:
+            stream = _Capped(fileobj=file) if packed else file
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
                 for member in archive:
+                    archive.members.clear()  # type: ignore[attr-defined]  # a million of them take 0.4 GB
                     if member.size > MEMBER_LIMIT:
                         raise SourceError(f"{member.name!r} would unpack to {member.size} bytes")
                     path = PurePosixPath(member.name)
                     if member.isreg() and path.parent.name == FOLDER and path.name in SHA256:
                         content = archive.extractfile(member)
                         yield path.name, content.read() if content else b""
-    # ValueError: tarfile lets one through where a header's number is none.
-    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
+    # tarfile lets a ValueError through where a header's number is none, and recurses for PAX records.
+    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, RecursionError) as error:
         raise SourceError(f"unreadable: {error}") from error
+
+
+class _Member(tarfile.TarInfo):
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Return what a header says. Raises SourceError when it is no file's, and what follows is large."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.size > NAME_LIMIT and not member.isreg():
+            raise SourceError(f"{member.name!r} has a header of {member.size} bytes")
+        return member
 
 
 class _Capped(gzip.GzipFile):

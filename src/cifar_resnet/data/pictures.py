@@ -14,8 +14,6 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 WHITE = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535, "F": 1}  # grey of more than 8 bits
-
-
 PROGRAMS = {"EPS", "PDF"}  # Pillow reads EPS by Ghostscript, which runs what the file says
 
 

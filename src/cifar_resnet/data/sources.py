@@ -25,6 +25,7 @@ from cifar_resnet.params import Config
 
 CACHED_ARCHIVE = "cifar-10-python.tar.gz"
 TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds without a byte
+MINUTE, SLOWEST = 60.0, 100_000  # seconds, and the bytes that a server has to give in them: 170 MB in a day
 RETRIES = 5  # in a row without a new byte
 ATTEMPTS = 100  # requests of one URL in all
 BUSY = (408, 429, 500, 502, 503, 504)  # statuses that may pass
@@ -70,16 +71,16 @@ def fetch_cifar10(sources: Sequence[str], destination: Path, cache: Path) -> str
             try:
                 return _without_user(_fetch_from(source, new, cache))
             except SourceError as error:
-                reasons.append(f"{_without_user(source)}: {_without_user(str(error))}")
-        failures = " ".join("; ".join(reasons).split())
+                reasons.append(" ".join(_without_user(f"{source}: {error}").split()))
+                print("no CIFAR-10 from", "".join(filter(str.isprintable, reasons[-1])))
         raise UserError(
-            f"no CIFAR-10 source worked ({failures}): set CIFAR10_SOURCE to a folder or tar.gz you have"
+            f"no CIFAR-10 source worked ({'; '.join(reasons)}): set CIFAR10_SOURCE to a folder or tar.gz"
         )
 
 
 def _without_user(text: str) -> str:
     """Return `text` without user and password in its URLs."""
-    return re.sub(r"://[^/?#]*@", "://", text)
+    return re.sub(r"(:/+)[^/?#\s]*@", r"\1", text)  # one slash: as a path has them
 
 
 def _fetch_from(source: str, folder: Path, cache: Path) -> str:
@@ -185,9 +186,14 @@ def _receive(response: requests.Response, part: Path) -> bool:
         part.open("ab" if start else "wb") as file,
         tqdm(total=total, initial=start, unit="B", unit_scale=True, leave=False, disable=None) as bar,
     ):
+        since, before = time.monotonic(), file.tell()
         # read1 returns what has arrived: a cut or a kill loses nothing.
         for block in chain([head], iter(partial(response.raw.read1, BLOCK), b"")):
             bar.update(file.write(block))
+            if (now := time.monotonic()) > since + MINUTE:
+                if file.tell() < before + SLOWEST:
+                    raise SourceError(f"less than {SLOWEST:,} bytes in a minute")
+                since, before = now, file.tell()
             if file.tell() > official.ARCHIVE_LIMIT:
                 part.unlink()
                 raise SourceError(f"larger than {official.ARCHIVE_LIMIT} bytes")

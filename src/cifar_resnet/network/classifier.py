@@ -55,7 +55,7 @@ def read_classifier(path: Path, device: torch.device) -> Classifier:
         class_names = TypeAdapter(list[str]).validate_python(about["classes"])
         config, size = read_config(about["model"]), image_size(about)
         statistics = NormalizationConfig.model_validate(about["normalization"])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path} describes a network that this code does not know: {error}") from None
     if not all(tensor.isfinite().all() for tensor in weights.values()):
         raise UserError(f"{path} has weights that are NaN or infinite")

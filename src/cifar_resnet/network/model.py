@@ -33,11 +33,6 @@ def build_model(
         model = NETWORKS[config.name](config, classes)
     model.to_empty(device="cpu")
     for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            raise UserError(
-                f"a {type(module).__name__} draws from PyTorch's global generator: a resumed run would"
-                " differ; draw from `randomness.generator(seed, purpose, step)` in the loop instead"
-            )
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
             if module.bias is not None:

@@ -69,9 +69,13 @@ def text(error: Exception) -> str:
     """
     if not isinstance(error, UserError | OSError) or TRACEBACK in sys.argv:
         return "".join(traceback.format_exception(error)).rstrip()
-    words = " ".join(str(error).split())
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)  # a name could steer a terminal
-    return f"error: {line}{_last_results() if isinstance(error, ParamsError) else ''}"
+    line = " ".join(str(error).split())
+    return f"error: {printable(line)}{_last_results() if isinstance(error, ParamsError) else ''}"
+
+
+def printable(line: str) -> str:
+    """Return `line` with escapes for what would steer a terminal, in a file's name for example."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 def _last_results() -> str:

@@ -111,11 +111,13 @@ def hold(folder: Path, config: TrainConfig, world: World) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        run = _read_json(folder / RUN, "pid", "host", "since")
+        run = _read_json(folder / RUN, pid=int, host=str, since=str)
         process = "process {pid} on {host} since {since}".format(**run) if run else "another process"
+        # A lock with content is a mere file, on a disk that has no locks; it outlives another host's process.
+        stale = f"; if that process is gone, `rm {lock.lock_file}`" * bool((folder / "lock").stat().st_size)
         raise UserError(
             f"the same run is being trained by {process}, which has locked {lock.lock_file};"
-            " wait for it to end, or stop it and start again: nothing is lost"
+            f" wait for it to end, or stop it and start again: nothing is lost{stale}"
         ) from None
     try:
         settings = config.model_dump(mode="json")
@@ -142,13 +144,13 @@ def _free_runs() -> Iterator[Path]:
                     yield folder
 
 
-def _read_json(path: Path, *names: str) -> dict[str, Any]:
-    """What a JSON file of ours says; nothing where it is missing, not whole, or lacks one of `names`."""
+def _read_json(path: Path, **kinds: type) -> dict[str, Any]:
+    """What a JSON file of ours says; nothing where it is missing, damaged, or lacks values of these kinds."""
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        found = None
-    return found if isinstance(found, dict) and found.keys() >= set(names) else {}
+        return found if all(isinstance(found[name], kind) for name, kind in kinds.items()) else {}
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return {}
 
 
 def _name_interrupted(folder: Path, settings: dict[str, Any]) -> None:
@@ -167,12 +169,15 @@ def _name_interrupted(folder: Path, settings: dict[str, Any]) -> None:
 def _describe_interrupted(run: Path, states: list[Path], settings: dict[str, Any]) -> str:
     """Return a line about an interrupted run beside one with `settings`: what it is, how to take it up."""
     size = f"{sum(path.stat().st_size for path in states) / 1e6:,.0f} MB"
-    if done := _read_json(run / DONE, "clone", "model"):
+    if done := _read_json(run / DONE, clone=str, model=str):
         return (
             f"a finished run is kept, {size}: {done['clone']}/dvc.lock lacks its model;"
             f" `dvc repro` there ends at once, or `dvc commit train`; `rm -r {run}` forgets it"
         )
-    theirs, ours = params.flatten(_read_json(run / RUN, "params").get("params", {})), params.flatten(settings)
+    theirs, ours = (
+        params.flatten(_read_json(run / RUN, params=dict).get("params", {})),
+        params.flatten(settings),
+    )
     changed = [f"{name}: {value!r}" for name, value in theirs.items() if ours.get(name) != value]
     back = f"train.{', train.'.join(changed)} in params.yaml" if changed else "its code, data and machine"
     epochs, _, steps = states[-1].name.split(".")[1].partition("-")
@@ -217,7 +222,7 @@ def finish(folder: Path) -> None:
 def forget_recorded() -> None:
     """Remove the finished runs whose clone is gone or has recorded the model, or that are a week old."""
     for folder in _free_runs():
-        if done := _read_json(folder / DONE, "clone", "model"):
+        if done := _read_json(folder / DONE, clone=str, model=str):
             lock = Path(done["clone"]) / "dvc.lock"
             days = (time.time() - (folder / DONE).stat().st_mtime) / 86_400
             recorded = lock.exists() and done["model"] in lock.read_text()

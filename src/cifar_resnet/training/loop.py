@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from cifar_resnet.errors import UserError
 from cifar_resnet.images import Images
 from cifar_resnet.network.base import Network
 from cifar_resnet.network.inference import Normalization, build_normalization, forward, predict
-from cifar_resnet.randomness import generator
+from cifar_resnet.randomness import generator, global_state
 from cifar_resnet.training.augmentation import AugmentationParams, augment, sample
 from cifar_resnet.training.config import TrainConfig, steps_per_epoch
 from cifar_resnet.training.distributed.world import SINGLE_PROCESS, World, wrap_ddp
@@ -89,7 +90,7 @@ def fit(
     `compiled`: whether `torch.compile` makes the code of the step (but the optimizer's) and of validation.
     `world`: the processes that train together; each calls this with the same state and images, yields as
     often and has the same state at every yield.
-    Raises ValueError when the loss becomes NaN or infinite.
+    Raises UserError when the loss becomes NaN or infinite, or when the network draws random numbers.
     """
     device = state.epoch_sums.device
     normalization = build_normalization(config.normalization, device)
@@ -97,7 +98,7 @@ def fit(
     steps = steps_per_epoch(config, len(train.labels))
     train_loss: nn.Module = StepLoss(state.model, config, normalization, dtype)
     val_forward = torch.compile(forward, fullgraph=True, dynamic=False) if compiled else forward
-    evaluated = state.ema or state.model
+    evaluated, warm = state.ema or state.model, False
     state.model.train()
     if compiled:
         train_loss.compile(fullgraph=True, dynamic=False)
@@ -113,7 +114,14 @@ def fit(
             for group in state.optimizer.param_groups:
                 group["lr"] = config.optimizer.lr * lr_factor(config.schedule, done, config.epochs * steps)
             images, mixed = train.select(order[step]), mixing and mixing.select(step)
+            before = global_state()
             loss, totals = train_loss(images, draws.select(step), mixed)
+            if warm and not before.equal(global_state()):
+                raise UserError(
+                    f"{state.model.name} draws from PyTorch's global generator (dropout?), so a resumed run"
+                    " would differ; draw from `randomness.generator(seed, purpose, step)` in the loop instead"
+                )
+            warm = True  # the first step of a process may compile
             state.scaler.scale(loss).backward()
             state.scaler.step(state.optimizer)
             state.scaler.update()
