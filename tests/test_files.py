@@ -85,12 +85,6 @@ def test_params_are_read_as_dvc_reads_them(text: str) -> None:
     assert params.read_section("train") == load_yaml("params.yaml")["train"]
 
 
-@pytest.mark.parametrize("text", ["1e-3", ".001"])
-def test_every_spelling_of_a_float_is_that_float(text: str) -> None:
-    write_params((ROOT / "recipes/original.yaml").read_text().replace("lr: 0.001", f"lr: {text}"))
-    assert params.read("train", TrainConfig).optimizer.lr == 0.001
-
-
 @pytest.mark.parametrize("section", BOUNDS)
 def test_a_value_out_of_bounds_is_refused(section: str) -> None:
     for name, values in BOUNDS[section].items():

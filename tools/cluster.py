@@ -6,9 +6,8 @@ bits.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import submitit
 from submitit.helpers import DelayedSubmission
@@ -17,15 +16,6 @@ from tools.experiment import Experiment
 
 LOGS = "logs/cluster/%j"
 SAVING_SECONDS = 120  # between the signal and the end of a job
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Where jobs go: `local` is this machine; the time limit of a job in hours; Slurm's partition."""
-
-    kind: Literal["slurm", "local"]
-    hours: float
-    partition: str | None
 
 
 class Job:
@@ -49,19 +39,22 @@ class Job:
         return DelayedSubmission(Job(replace(self.experiment, process=None, stopping=False)))
 
 
-def run(experiments: dict[Experiment, int], cluster: Cluster) -> Iterator[tuple[Experiment, Path | None]]:
-    """Submit experiments, each with its number of GPUs; yield them as they are asked for, and where it says
-    why one failed.
+def run(
+    experiments: dict[Experiment, int], cluster: str, hours: float, partition: str | None
+) -> Iterator[tuple[Experiment, Path | None]]:
+    """Submit experiments, each with its number of GPUs; yield each when it has ended, and why it failed.
+
+    `cluster`: slurm, or local, which is this machine; `hours`: the time limit of a job.
     """
-    executor = submitit.AutoExecutor(folder=LOGS, cluster=cluster.kind)
+    executor = submitit.AutoExecutor(folder=LOGS, cluster=cluster)
     jobs = {}
     for experiment, gpus in experiments.items():
         executor.update_parameters(
             name=experiment.name,
-            timeout_min=60 * cluster.hours,
+            timeout_min=60 * hours,
             gpus_per_node=gpus,
             slurm_signal_delay_s=SAVING_SECONDS,
-            **({"slurm_partition": cluster.partition} if cluster.partition else {}),
+            **({"slurm_partition": partition} if partition else {}),
         )
         job = jobs[experiment] = executor.submit(Job(experiment))
         print(f"{experiment.name}: job {job.job_id}", flush=True)

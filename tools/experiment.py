@@ -30,11 +30,6 @@ class Baseline(NamedTuple):
     stash: str
     cache: str
 
-    @property
-    def name(self) -> str:
-        """The commit, with `-dirty` when files that Git tracks differ from it."""
-        return self.commit + "-dirty" * bool(self.stash)
-
 
 def baseline() -> Baseline:
     """Return what a run that starts now here starts from. Raises UserError in a clone without history."""

@@ -35,11 +35,10 @@ def read_log(path: Path) -> Notes:
 def training(notes: Notes, history: pd.DataFrame) -> tuple[dict[str, Any], Notes]:
     """Return the minutes of a run, how often it was resumed, what its last process ran on; and its lines.
 
-    `notes`: the lines of train.jsonl, of earlier runs under the same name too. A run begins with the line of
-    a process that did not resume; the last one whose epochs have the training losses of `history` counts.
-    Minutes are wall time, from the first to the last line of each process: compiling is part of it, and of a
-    process that was killed what came after its last epoch is not. All is None, and there are no lines, when
-    the log lacks an epoch, as when the run's result was in DVC's cache.
+    `notes`: the lines of train.jsonl, of earlier runs too. A run begins with the line of a process that did
+    not resume; the last one whose epochs have the training losses of `history` counts. Minutes are wall time,
+    from the first to the last line of each process. All is None, and there are no lines, when the log lacks
+    an epoch, as when the run's result was in DVC's cache.
     """
     for run in reversed(_split(notes, lambda line: line.get("resumed") is False)):
         processes = _split(run, lambda line: "resumed" in line)

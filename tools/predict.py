@@ -56,11 +56,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
 
 
 def find(name: str, unreadable: list[str]) -> Iterator[str]:
-    """Yield `name` itself, or if it is a folder the pictures in it, sorted, and then those below.
-
-    A picture is named as a format that Pillow reads. What cannot be listed is named as in `readable`; so is a
-    folder without a picture.
-    """
+    """Yield `name` itself, or if it is a folder the pictures in it, sorted, and then those below."""
     if name == "-" or not Path(name).is_dir():
         yield name
         return

@@ -86,13 +86,12 @@ def write(recipes: dict[Path, list[Experiment]], test: bool) -> None:
     """Write results/NAME.json and the log for each recipe, and print a table of them."""
     sweeps: dict[str, dict[str, Any]] = {}
     for recipe, group in recipes.items():
-        inside = recipe.absolute().is_relative_to(Path.cwd())
-        path = recipe.absolute().relative_to(Path.cwd()) if inside else recipe.name
         found = {run.name: outcome(run, test) for run in group}
+        end = f"--seeds {len(group)}{' --test' if test else ''}"
         sweep = sweeps[recipe_name(recipe)] = {
-            "command": f"python -m tools.sweep {path} --seeds {len(group)}{' --test' if test else ''}",
+            "command": f"python -m tools.sweep {os.path.relpath(recipe)} {end}",
             "recipe": read_recipe(recipe),
-            "commit": group[0].start.name,
+            "commit": group[0].start.commit + "-dirty" * bool(group[0].start.stash),
             "runs": {name: metrics for name, (metrics, _) in found.items()},
         }
         results.write(recipe_name(recipe), sweep, {name: notes for name, (_, notes) in found.items()})
@@ -126,8 +125,9 @@ def main() -> None:
     if arguments.cluster:
         from tools import cluster  # submitit is an extra
 
-        place = cluster.Cluster(arguments.cluster, arguments.hours, arguments.partition)
-    ended = cluster.run(runs, place) if arguments.cluster else run_locally(runs, arguments.jobs)
+        ended = cluster.run(runs, arguments.cluster, arguments.hours, arguments.partition)
+    else:
+        ended = run_locally(runs, arguments.jobs)
     failed = {}
     for run, reason in ended:
         print(f"{run.name}: {'failed' if reason else 'done'}", flush=True)

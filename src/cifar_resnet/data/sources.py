@@ -58,10 +58,8 @@ def fetch_cifar10(sources: Sequence[str], destination: Path, cache: Path) -> str
 
     A source is a folder that holds `cifar-10-batches-py`, that folder itself, a tar or tar.gz, or the http(s)
     or file URL of a tar.gz. `cache` holds downloads: a broken one, which the next call resumes, and the last
-    whole one (170 MB), CACHED_ARCHIVE. That one serves instead of any URL, because the SHA-256 of the files
-    decides; to fetch again needs no network. When it is damaged, it is thrown away and loaded again.
-    Raises UserError with each source's reason when all failed, and OSError when `destination` or `cache`
-    cannot be written, which no other source would mend.
+    whole one (170 MB), CACHED_ARCHIVE, which serves instead of any URL: the SHA-256 of the files decides.
+    Raises UserError with each source's reason when all failed, OSError when a folder cannot be written.
     """
     cache.mkdir(parents=True, exist_ok=True)
     reasons = []

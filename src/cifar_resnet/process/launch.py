@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -16,9 +16,6 @@ from cifar_resnet import numerics
 from cifar_resnet.errors import ParamsError, UserError
 from cifar_resnet.process import command
 from cifar_resnet.training.distributed import world
-
-if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 PROCESSES = "WORLD_SIZE"  # in the environment of a process that a launcher started
 RANK = "RANK"
@@ -86,12 +83,12 @@ def join(processes: int, device: torch.device) -> Iterator[world.World]:
             raise
 
 
-def _status(failed: Mapping[int, "ProcessFailure"], processes: int, device: torch.device, first: Path) -> int:
+def _status(failed: Mapping[int, Any], processes: int, device: torch.device, first: Path) -> int:
     """Say why the first process that failed did so; return the status to end with.
 
-    `failed`: by rank. A process that raises has recorded it in `first`, whether it came first or has lost
-    another one (for which Gloo has no class). So one that a signal ended came before all records; the
-    launcher ends the others by SIGTERM, NCCL one that has waited too long by SIGABRT.
+    `failed`: PyTorch's ProcessFailure by rank. A process that raises has recorded it in `first`, whether it
+    came first or has lost another one (for which Gloo has no class). So one that a signal ended came before
+    all records; the launcher ends the others by SIGTERM, NCCL one that has waited too long by SIGABRT.
     """
     consequences = {1, -signal.SIGTERM} | ({-signal.SIGABRT} if device.type == "cuda" else set())
     times = {rank: failure.timestamp for rank, failure in failed.items()}  # seconds, when it was noticed
@@ -101,7 +98,8 @@ def _status(failed: Mapping[int, "ProcessFailure"], processes: int, device: torc
         print(first.read_text(), end="", file=sys.stderr)
         return 1
     rank = min(causes or failed, key=lambda rank: times[rank])
-    if (status := failed[rank].exitcode) >= 0:
+    status: int = failed[rank].exitcode
+    if status >= 0:
         return status
     raise UserError(
         f"process {rank} of {processes} was ended by {signal.Signals(-status).name}, so the others"

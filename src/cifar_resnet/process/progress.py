@@ -20,16 +20,11 @@ LINE_SECONDS = 60  # between lines without a terminal
 
 
 class Progress:
-    """Shows the state of a run.
+    """Shows the state of a run. `images`: of the training data; `facts`: of the run, for the log."""
 
-    `images`: of the training data. `facts`: of the run, for the log; None: nothing is logged.
-    """
-
-    def __init__(
-        self, state: TrainState, config: TrainConfig, images: int, facts: Mapping[str, Any] | None
-    ) -> None:
-        self.config, self.steps, self.logged = config, steps_per_epoch(config, images), facts is not None
-        self._log({"resumed": state.epoch > 0 or state.step > 0, **(facts or {})})
+    def __init__(self, state: TrainState, config: TrainConfig, images: int, facts: Mapping[str, Any]) -> None:
+        self.config, self.steps = config, steps_per_epoch(config, images)
+        self._log({"resumed": state.epoch > 0 or state.step > 0, **facts})
         self.total = config.epochs * self.steps
         self.bar = tqdm(total=self.total, initial=self._done(state), unit="step", disable=None)
         self.first = True
@@ -66,8 +61,7 @@ class Progress:
         return state.epoch * self.steps + state.step
 
     def _log(self, record: Mapping[str, Any]) -> None:
-        if self.logged:
-            files.append_log("train", {"time": time.time(), **record})
+        files.append_log("train", {"time": time.time(), **record})
 
     def _show_epoch(self, record: EpochMetrics, seconds: float) -> None:
         line = (

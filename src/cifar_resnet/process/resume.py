@@ -29,11 +29,7 @@ SHOWN = 3  # interrupted runs
 
 
 def folder_of_runs() -> Path:
-    """Return where the checkpoints of all runs lie.
-
-    XDG_CACHE_HOME can name a disk that outlives the machine. The workspace would lose them: DVC clears it
-    before a stage runs, and an experiment can run in a temporary folder.
-    """
+    """Return where the checkpoints of all runs lie: not in the workspace, which DVC clears."""
     return files.cache() / "resume"
 
 
