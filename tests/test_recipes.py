@@ -19,7 +19,7 @@ evaluate: {precision: bfloat16}
 # What decides a recipe's result, and the SHA-256 of its values: they are those of the runs in results/.
 DECIDING = ("fetch.dataset", "fetch.synthetic", "preprocess", "train", "evaluate")
 VALUES: dict[str, str] = yaml.safe_load("""
-    {ablation-all: 42f93c0c, ablation-constant-rate: f9e17810, ablation-cutout: 09dcb1fe, coffee: 32b7db3f,
+    {ablation-all: 42f93c0c, ablation-constant-rate: f9e17810, ablation-cutout: 09dcb1fe, coffee: 5cb42491,
     ablation-decay-all: f7d4580f, ablation-no-average: c2328753, ablation-no-cutmix: 484c253d,
     ablation-no-label-smoothing: 86d4cf31, ablation-no-warmup: 9dacb19c, ablation-reference: 391a19dc,
     ablation-reference-decay: 5d27c25d, ablation-rotation: f67ac340, ablation-zero-gamma: f09560b5,

@@ -164,6 +164,7 @@ def test_a_run_ends_as_the_stages_table_says_and_goes_on(
             ended = f"{type(bug).__name__}: {bug}"
     assert re.search(said, "\n".join([*capsys.readouterr(), ended]), re.MULTILINE)
     assert not list(Path("models").glob("*"))
+    assert len(files.read_table("history")) >= 1, "what `dvc plots show` draws meanwhile"
     Path("params.yaml").write_bytes(params)
     assert finish(prepared) == trained.outputs()
     length = {"params.yaml edited": "3 epochs and 0", "no space left": "1 epochs and 0"}

@@ -10,16 +10,18 @@ import pytest
 import torch
 import torchvision.transforms.functional as tv
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy, dropout
 
 from cifar_resnet.errors import UserError
 from cifar_resnet.images import Images
-from cifar_resnet.network.inference import build_normalization, predict_all
+from cifar_resnet.network.inference import build_normalization, predict, predict_all
 from cifar_resnet.network.model import restore_model
 from cifar_resnet.randomness import generator
 from cifar_resnet.training.augmentation import augment, sample
 from cifar_resnet.training.config import TrainConfig
 from cifar_resnet.training.loop import StepLoss, fit
+from cifar_resnet.training.optimizer import build_optimizer
 from cifar_resnet.training.state import EpochMetrics, TrainState, new_state, stop_reason, summary
 from tests.training.test_augmentation import torchvision_augment
 from tools import recipes, scratch
@@ -281,6 +283,32 @@ def test_loss_and_gradient_of_a_step_are_those_of_a_plain_one_in_float64(
     assert loss.item() == pytest.approx(expected.item(), rel=1e-3 if half else 1e-5)
     error = (gradient(model) - gradient(plain)).norm() / gradient(plain).norm()
     assert error < (0.25 if half else 0.02)
+
+
+def test_on_a_gpu_every_tensor_of_a_step_and_of_validation_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: fake tensors have no content, but a device, and refuse to meet those of another one."""
+    settings = config(mixing={"cutmix": 0.5, "mixup": 0.5, "plain_epochs": 0}, ema_decay=0.9)
+    state, gpu = new_state(settings, 3, CPU), torch.device("cuda")
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for module in (*state.model.modules(), *(state.ema or nn.Module()).modules()):
+            for name, tensor in module.named_parameters(recurse=False):
+                module._parameters[name] = nn.Parameter(mode.from_tensor(tensor).to(gpu).detach())
+            for name, tensor in module.named_buffers(recurse=False):
+                module._buffers[name] = mode.from_tensor(tensor).to(gpu)
+        state.optimizer = build_optimizer(state.model, settings.optimizer)
+        state.epoch_sums = torch.zeros(2, device=gpu)
+
+        def backward(loss: Tensor) -> None:  # the real one asks for a CUDA context
+            assert loss.device.type == "cuda"
+            for weight in state.model.parameters():
+                weight.grad = torch.zeros_like(weight)
+
+        monkeypatch.setattr(Tensor, "backward", backward)
+        images = Images(torch.zeros(70, 3, 32, 32, dtype=torch.uint8), torch.zeros(70, dtype=torch.int64))
+        next(fit(state, settings, images.to(gpu), images.to(gpu), torch.float32))
+        normalization = build_normalization(settings.normalization, gpu)
+        (logits,) = predict(state.model, [images.images], normalization, torch.float32)
+    assert (logits.device.type, state.step) == ("cuda", 1)
 
 
 def test_a_network_that_draws_random_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
