@@ -120,7 +120,7 @@ def compare(stages: lock.Stages) -> lock.Findings:
         ]
         if not unequal:
             words = f"{how['precision']}{', compiled' * how['compiled']}".removeprefix("torch.")
-            yield "PASS", f"{FIRST + 1} steps in {words}: every digit of {same[0]['processor']}"
+            yield "PASS", f"{FIRST + 1} steps in {words}: every digit equals that of {same[0]['processor']}"
             return
         if any(row["processor"] == here["processor"] and row["torch"] == here["torch"] for row in unequal):
             raise UserError(f"the first steps are not those of this very processor: {ELSE}")

@@ -195,7 +195,7 @@ def main() -> None:
             verdicts.add(verdict)
     words, status = "all agrees", 0
     if verdicts != {"PASS"}:
-        words, status = ("it differs", 1) if "FAIL" in verdicts else ("not all could be looked at", 3)
+        words, status = ("it differs", 1) if "FAIL" in verdicts else ("some parts could not be checked", 3)
     print(f"{words} ({time.monotonic() - started:.0f} s)")
     sys.exit(status)
 

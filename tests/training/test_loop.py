@@ -293,8 +293,8 @@ def test_on_a_gpu_every_tensor_of_a_step_and_of_validation_is_there(monkeypatch:
         for module in (*state.model.modules(), *(state.ema or nn.Module()).modules()):
             for name, tensor in module.named_parameters(recurse=False):
                 module._parameters[name] = nn.Parameter(mode.from_tensor(tensor).to(gpu).detach())
-            for name, tensor in module.named_buffers(recurse=False):
-                module._buffers[name] = mode.from_tensor(tensor).to(gpu)
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = mode.from_tensor(buffer).to(gpu)
         state.optimizer = build_optimizer(state.model, settings.optimizer)
         state.epoch_sums = torch.zeros(2, device=gpu)
 
