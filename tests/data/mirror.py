@@ -1,7 +1,6 @@
 """A server on loopback that answers as it is told, one fault at a time."""
 
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -103,11 +102,3 @@ def stall(cut: int) -> Answer:
         silence(handler)
 
     return answer
-
-
-def drip(handler: Handler) -> None:
-    """A byte of the archive every 50 milliseconds, for a second."""
-    handler.reply(200, Content_Length=str(len(ARCHIVE)))
-    for byte in ARCHIVE[:20]:
-        handler.wfile.write(bytes([byte]))
-        time.sleep(0.05)

@@ -14,7 +14,7 @@ from cifar_resnet.data import official, sources
 from cifar_resnet.data.official import FOLDER
 from cifar_resnet.data.sources import CACHED_ARCHIVE, fetch_cifar10
 from cifar_resnet.errors import UserError
-from tests.data.mirror import Answer, Handler, Mirror, drip, part, ranged, reply, silence, stall
+from tests.data.mirror import Answer, Handler, Mirror, part, ranged, reply, silence, stall
 from tests.data.stand_ins import ALTERED, ARCHIVE, DOWN, FILES, HALF, SIZE, Place
 
 pytestmark = pytest.mark.usefixtures("stand_ins")
@@ -69,10 +69,11 @@ def test_silent_servers(mirror: Mirror, place: Place, monkeypatch: pytest.Monkey
 def test_a_server_that_drips_is_left_for_the_next_source(
     mirror: Mirror, place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sources, "MINUTE", 0.2)
-    dripping, sound = mirror.serve(drip, reply(404)), mirror.serve(ranged())
+    monkeypatch.setattr(sources, "MINUTE", 0.0)
+    monkeypatch.setattr(sources, "SLOWEST", 2)
+    dripping, sound = mirror.serve(ranged(3)), mirror.serve(ranged())  # after two bytes one more
     assert place.fetch(dripping.url, sound.url) == sound.url
-    assert capfd.readouterr().out == f"no CIFAR-10 from {dripping.url}: less than 100,000 bytes in a minute\n"
+    assert capfd.readouterr().out == f"no CIFAR-10 from {dripping.url}: less than 2 bytes in a minute\n"
 
 
 LASTING: list[tuple[Answer, str, int]] = [  # the reason, the number of requests

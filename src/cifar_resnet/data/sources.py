@@ -71,8 +71,9 @@ def fetch_cifar10(sources: Sequence[str], destination: Path, cache: Path) -> str
             except SourceError as error:
                 reasons.append(" ".join(_without_user(f"{source}: {error}").split()))
                 print("no CIFAR-10 from", "".join(filter(str.isprintable, reasons[-1])))
+        failures = "; ".join(reasons)
         raise UserError(
-            f"no CIFAR-10 source worked ({'; '.join(reasons)}): set CIFAR10_SOURCE to a folder or tar.gz"
+            f"no CIFAR-10 source worked ({failures}): set CIFAR10_SOURCE to a folder or tar.gz you have"
         )
 
 
