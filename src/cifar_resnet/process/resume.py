@@ -170,10 +170,8 @@ def _describe_interrupted(run: Path, states: list[Path], settings: dict[str, Any
             f"a finished run is kept, {size}: {done['clone']}/dvc.lock lacks its model;"
             f" `dvc repro` there ends at once, or `dvc commit train`; `rm -r {run}` forgets it"
         )
-    theirs, ours = (
-        params.flatten(_read_json(run / RUN, params=dict).get("params", {})),
-        params.flatten(settings),
-    )
+    theirs = params.flatten(_read_json(run / RUN, params=dict).get("params", {}))
+    ours = params.flatten(settings)
     changed = [f"{name}: {value!r}" for name, value in theirs.items() if ours.get(name) != value]
     back = f"train.{', train.'.join(changed)} in params.yaml" if changed else "its code, data and machine"
     epochs, _, steps = states[-1].name.split(".")[1].partition("-")
