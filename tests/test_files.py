@@ -44,7 +44,7 @@ fetch:
   {dataset: [cifar100], folder: ["", ~/drawings], sources: [[]], synthetic.train_images: [0, 75, 50050],
   synthetic.test_images: [0, 15, 10010], synthetic.seed: [-1]}
 preprocess: {image_size: [8, 20, 136], validation_images: [0], train_images: [0], seed: [-1]}
-duplicates: {threshold: [0, 1.01]}
+duplicates: {threshold: [0.39, 1.01]}
 train:
   {seed: [-1], batch_size: [0], patience: [0], processes: [0], precision: [float8], device: [gpu],
   label_smoothing: [-0.1, 1], ema_decay: [-0.1, 1], epochs: [true],

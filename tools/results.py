@@ -119,6 +119,7 @@ def summary(sweep: Sweep) -> dict[str, Any]:
     model, mean = build_model(config, 10, generator(0, "initialization")), runs["test.test_accuracy"].mean()
     return sweep | {
         "network": model.name,
+        "width": config.width,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "accuracy": mean,
         "interval": over_images(mean, runs["data.test_images"][0]),

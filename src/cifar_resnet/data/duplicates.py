@@ -24,9 +24,9 @@ NOISE = 2.0  # grey levels; weaker details than this count as noise
 
 
 class DuplicatesConfig(Config):
-    """`threshold`: agreement of details from which two images count as near-duplicates."""
+    """`threshold`: agreement of details from which two images count as near-duplicates; ALIKE hides lower ones."""
 
-    threshold: float = Field(gt=0, le=1)
+    threshold: float = Field(ge=ALIKE, le=1)
 
 
 class Duplicates(NamedTuple):

@@ -1,5 +1,6 @@
 """The seven official CIFAR-10 files out of a folder or a tar archive, checked by SHA-256, never unpickled.
 
+sources.py downloads the archive.
 Published at https://www.cs.toronto.edu/~kriz/cifar.html; the hashes are those of the files, so any archive or
 folder that holds them is as good.
 """

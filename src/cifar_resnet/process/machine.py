@@ -15,7 +15,7 @@ from cifar_resnet.process import memory
 
 INSTRUCTIONS = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}  # flags that change speed and bits most
 LOCK = Path("requirements.lock")
-CODE = ("src", "stages", "params.yaml", "dvc.yaml", str(LOCK))
+CODE = ("src", "stages", "dvc.yaml", str(LOCK))  # the params of a run are in its record
 
 
 def announce(chosen: Numerics, processes: int) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def flags() -> list[str]:
 
 
 def code() -> dict[str, Any]:
-    """Return the commit, whether files that decide a result differ from it, and the digest of the lock."""
+    """Return the commit, whether code that decides a result differs from it, and the digest of the lock."""
     commit = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--", *CODE)
     return {

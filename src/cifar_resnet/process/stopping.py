@@ -1,4 +1,4 @@
-"""A run that is asked to stop does so where all of its processes are at the same step: stages/train.py."""
+"""Signals stop a run where all of its processes are at the same step; stages/train.py lists what happens then."""
 
 import signal
 import sys
