@@ -33,10 +33,11 @@ def main() -> None:
         params.read_section("fetch")["dataset"], files.read_csv(files.DUPLICATES)["test_index"]
     )
     hits = logits.argmax(1) == test.labels
-    others = subsets.mask_without(excluded[subsets.NEAR_DUPLICATES], len(hits))
-    measured["test_deduplicated"] = metrics.accuracy(logits[others], test.labels[others])
+    parts = subsets.accuracies(hits, excluded)
+    others = parts["accuracy"][parts["images_left"] == subsets.NEAR_DUPLICATES]
+    measured["test_deduplicated"] = float(others.sum())  # 0 without any
     files.write_metrics("test", measured)
-    files.write_table("subsets", subsets.accuracies(hits, excluded))
+    files.write_table("subsets", parts)
     probabilities = logits.double().softmax(1)  # as the calibration error is computed
     matrix = metrics.confusion_matrix(logits.argmax(1), test.labels, len(class_names))
     predictions = metrics.prediction_table(
