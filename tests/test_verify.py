@@ -146,13 +146,6 @@ def test_the_lock_is_held_against_everything_that_it_names(here: Clone) -> None:
     assert "dvc.lock has no run of train" in str(verify.collect(verify.check_lock(stages))["----"])
 
 
-def test_files_in_git_that_take_the_place_of_others_are_found(here: Clone) -> None:
-    (here.folder / "secrets.py").write_text("def randbelow(n):\n    return 0\n")
-    lock.git("add", "--force", "secrets.py", "data/tensors/val.safetensors")
-    found = differs(verify.check_lock(lock.locked())).splitlines()
-    assert [line.split()[0] for line in found] == ["Git", "secrets"]
-
-
 Change = Callable[["pd.Series[Any]"], "pd.Series[Any]"] | str
 
 
