@@ -6,12 +6,12 @@ from cifar_resnet.evaluation import figures, metrics, subsets
 from cifar_resnet.images import Images
 from cifar_resnet.network import inference
 from cifar_resnet.network.classifier import read_classifier
-from cifar_resnet.process import command, memory, resume
+from cifar_resnet.process import command, memory, runs
 
 
 def main() -> None:
     config = params.read("evaluate", metrics.EvaluateConfig)
-    resume.forget_recorded()
+    runs.forget_recorded()
     target, dtype, *_ = numerics.choose(config.device, config.precision)
     memory.keep(target)
     model, normalization, class_names, _ = read_classifier(files.MODEL, target)
