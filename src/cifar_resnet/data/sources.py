@@ -30,7 +30,6 @@ RETRIES = 5  # in a row without a new byte
 ATTEMPTS = 100  # requests of one URL in all
 BUSY = (408, 429, 500, 502, 503, 504)  # statuses that may pass
 BACKOFF = 1.0  # seconds, doubled by each retry
-LONGEST_PAUSE = 60.0  # seconds, whatever the server asks for
 BLOCK = 2**20  # bytes
 
 
@@ -128,7 +127,7 @@ def _download(url: str, part: Path) -> bool:
     """
     fruitless = -1
     for _ in range(ATTEMPTS):
-        start, reason, asked = _size(part), "incomplete", 0
+        start, reason = _size(part), "incomplete"
         headers = {"Accept-Encoding": "identity"}  # bytes on the wire are bytes of the file
         headers |= {"Range": f"bytes={start}-"} if start else {}
         try:
@@ -137,7 +136,6 @@ def _download(url: str, part: Path) -> bool:
                     return False
                 if response.status_code in BUSY:
                     reason = f"HTTP {response.status_code}"
-                    asked = _number(response.headers.get("Retry-After", "")) or 0
                 elif _receive(response, part):
                     return response.status_code == 200
         except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
@@ -147,16 +145,12 @@ def _download(url: str, part: Path) -> bool:
         fruitless = 0 if _size(part) > start else fruitless + 1
         if fruitless == RETRIES:
             break
-        time.sleep(min(max(BACKOFF * 2**fruitless, asked), LONGEST_PAUSE))
+        time.sleep(BACKOFF * 2**fruitless)
     raise SourceError(f"{reason}, after {_size(part)} bytes and several attempts")
 
 
 def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isdecimal() and len(text) < 16 else None
 
 
 def _innermost(error: BaseException) -> str:
@@ -180,7 +174,8 @@ def _receive(response: requests.Response, part: Path) -> bool:
     head = b"" if start else response.raw.read(len(official.GZIP))
     if not official.GZIP.startswith(head):  # a page of a captive portal
         raise SourceError(f"not a gzip archive but {response.headers.get('Content-Type', 'of unknown type')}")
-    total = _number(extent.rpartition("/")[2] or response.headers.get("Content-Length", ""))
+    stated = extent.rpartition("/")[2] or response.headers.get("Content-Length", "")
+    total = int(stated) if stated.isdecimal() and len(stated) < 16 else None
     with (
         part.open("ab" if start else "wb") as file,
         tqdm(total=total, initial=start, unit="B", unit_scale=True, leave=False, disable=None) as bar,
