@@ -103,25 +103,20 @@ def _fetch_from(source: str, folder: Path, cache: Path) -> str:
         else:
             return str(kept)
     part = cache / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.part"
-    for last in (False, True):
-        in_one_piece = _download(source, part)
-        try:
-            official.unpack(part, folder)
-        except SourceError:
-            part.unlink()
-            # A piece may be of another version, or damaged on this disk: then a whole download decides.
-            if in_one_piece or last:
-                raise
-        else:
-            break
+    _download(source, part)
+    try:
+        official.unpack(part, folder)
+    except SourceError:
+        part.unlink()  # its pieces may be of two versions: the next time all of it is loaded
+        raise
     part.replace(kept)
     for other in cache.glob("*.part"):  # of URLs that broke off: no use now
         other.unlink()
     return source
 
 
-def _download(url: str, part: Path) -> bool:
-    """Complete the file `part`, which keeps what comes; return whether its bytes came in one piece.
+def _download(url: str, part: Path) -> None:
+    """Complete the file `part`, which keeps what comes.
 
     Raises SourceError when the server refuses or has failed too often, OSError when `part` cannot be written.
     """
@@ -133,11 +128,11 @@ def _download(url: str, part: Path) -> bool:
         try:
             with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
                 if start and response.status_code == 416:  # the part is whole or wrong
-                    return False
+                    return
                 if response.status_code in BUSY:
                     reason = f"HTTP {response.status_code}"
                 elif _receive(response, part):
-                    return response.status_code == 200
+                    return
         except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
             reason = _innermost(error)
         except requests.RequestException as error:
