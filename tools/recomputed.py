@@ -74,7 +74,7 @@ def of_predictions() -> Made:
     test = metrics.evaluate(shares, actual) | {
         "test_loss": table["loss"].mean(),
         "test_ece": metrics.calibration_error(shares, actual),
-        "test_deduplicated": parts["accuracy"][subsets.NEAR_DUPLICATES],
+        "test_deduplicated": parts["accuracy"].get(subsets.NEAR_DUPLICATES, 0.0),
     }
     if params.read("evaluate", metrics.EvaluateConfig).flip:  # which the weights give: --full
         test["test_accuracy_with_flip"] = files.read_metrics("test").get("test_accuracy_with_flip")
