@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 from filelock import FileLock
-from pydantic import Field, field_validator
+from pydantic import Field
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError  # requests lets it through while a body is read
 
@@ -43,13 +43,6 @@ class FetchConfig(Config):
     folder: str = Field(min_length=1)
     sources: list[str] = Field(min_length=1)
     synthetic: SyntheticConfig
-
-    @field_validator("folder")
-    @classmethod
-    def _known_to_dvc(cls, folder: str) -> str:
-        if folder.startswith("~"):
-            raise ValueError("write the path in full: DVC does not know what ~ is")
-        return folder
 
 
 def fetch_cifar10(sources: Sequence[str], destination: Path, cache: Path) -> str:
