@@ -18,6 +18,8 @@ dependencies = ["torch", "torchvision", "safetensors"]
 ROOT = Path(__file__).parent
 MODEL = "models/resnet50.safetensors"
 FULL_SIZE = {"width": 64, "blocks": [3, 4, 6, 3]}
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 class CIFAR10ResNet50(nn.Module):
@@ -44,12 +46,14 @@ class CIFAR10ResNet50(nn.Module):
         return logits
 
 
-def cifar10_resnet50() -> CIFAR10ResNet50:
-    """Return the published network in evaluation mode, float32, on the CPU.
+def cifar10_resnet50(pretrained: bool = True) -> CIFAR10ResNet50:
+    """Return the published network in evaluation mode, float32, on the CPU; or the same with random weights.
 
     The function reads models/ first, which may have a run of your own; without that file it reads released/.
     Raises ValueError when both are missing, when a file is damaged, or when it has another network.
     """
+    if not pretrained:
+        return CIFAR10ResNet50(CLASSES, **IMAGENET, sha256="").eval()
     content, path = _weights()
     try:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

@@ -101,3 +101,10 @@ def test_another_network_and_a_changed_byte_are_refused(model_file: Path, reposi
     write_model(path, width=8)
     with pytest.raises(ValueError, match=r"has .*8.*, not the published network"):
         load(repository)
+
+
+def test_random_weights_have_the_published_shapes(model_file: Path, repository: Path) -> None:
+    network, weights = load(repository, pretrained=False), files.read_tensors(model_file)[0]
+    shapes = {name: tensor.shape for name, tensor in network.network.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in weights.items()}
+    assert network.class_names == CLASSES
