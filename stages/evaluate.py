@@ -6,12 +6,12 @@ from cifar_resnet.evaluation import figures, metrics, subsets
 from cifar_resnet.images import Images
 from cifar_resnet.network import inference
 from cifar_resnet.network.classifier import read_classifier
-from cifar_resnet.process import command, memory, resume
+from cifar_resnet.process import command, memory, runs
 
 
 def main() -> None:
     config = params.read("evaluate", metrics.EvaluateConfig)
-    resume.forget_recorded()
+    runs.forget_recorded()
     target, dtype, *_ = numerics.choose(config.device, config.precision)
     memory.keep(target)
     model, normalization, class_names, _ = read_classifier(files.MODEL, target)
@@ -33,10 +33,11 @@ def main() -> None:
         params.read_section("fetch")["dataset"], files.read_csv(files.DUPLICATES)["test_index"]
     )
     hits = logits.argmax(1) == test.labels
-    others = subsets.mask_without(excluded[subsets.NEAR_DUPLICATES], len(hits))
-    measured["test_deduplicated"] = metrics.accuracy(logits[others], test.labels[others])
+    parts = subsets.accuracies(hits, excluded)
+    others = parts["accuracy"][parts["images_left"] == subsets.NEAR_DUPLICATES]
+    measured["test_deduplicated"] = float(others.sum())  # 0 without any
     files.write_metrics("test", measured)
-    files.write_table("subsets", subsets.accuracies(hits, excluded))
+    files.write_table("subsets", parts)
     probabilities = logits.double().softmax(1)  # as the calibration error is computed
     matrix = metrics.confusion_matrix(logits.argmax(1), test.labels, len(class_names))
     predictions = metrics.prediction_table(

@@ -41,7 +41,7 @@ CONFIGS: dict[str, Any] = {
 # Values just outside of what is allowed.
 BOUNDS: dict[str, dict[str, list[Any]]] = YAML(typ="safe").load("""
 fetch:
-  {dataset: [cifar100], folder: ["", ~/drawings], sources: [[]], synthetic.train_images: [0, 75, 50050],
+  {dataset: [cifar100], folder: [""], sources: [[]], synthetic.train_images: [0, 75, 50050],
   synthetic.test_images: [0, 15, 10010], synthetic.seed: [-1]}
 preprocess: {image_size: [8, 20, 136], validation_images: [0], train_images: [0], seed: [-1]}
 duplicates: {threshold: [0.39, 1.01]}

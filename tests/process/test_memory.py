@@ -1,6 +1,5 @@
 """Main memory that is kept from step to step, and what is said when there is none left."""
 
-import os
 from unittest import mock
 
 import pytest
@@ -19,7 +18,7 @@ def libc(monkeypatch: pytest.MonkeyPatch) -> mock.MagicMock:
     library.mallopt.return_value = 1
     monkeypatch.setattr(memory, "_kept", False)
     monkeypatch.setattr("ctypes.CDLL", lambda _: library)
-    monkeypatch.setattr(os, "confstr", lambda _: "glibc 2.36")
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.delenv(memory.SWITCH, raising=False)
     return library
 
@@ -31,12 +30,12 @@ def test_memory_is_kept_on_the_cpu_with_glibc_unless_that_is_switched_off(
     monkeypatch.setenv(memory.SWITCH, "0")
     memory.keep(CPU)
     monkeypatch.delenv(memory.SWITCH)
-    for answer in (ValueError, None):  # macOS, musl
-        monkeypatch.setattr(os, "confstr", mock.Mock(side_effect=[answer]))
+    for name in ("", "libc"):  # macOS, musl
+        monkeypatch.setattr("platform.libc_ver", lambda name=name: (name, ""))
         memory.keep(CPU)
     assert not libc.mallopt.called
     assert not memory.is_kept()
-    monkeypatch.setattr(os, "confstr", lambda _: "glibc 2.36")
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
     memory.keep(CPU)
     assert memory.is_kept()
     assert libc.mallopt.call_args_list == [mock.call(-4, 0), mock.call(-1, -1), mock.call(-2, 2**28)]

@@ -13,7 +13,7 @@ import zc.lockfile
 
 from cifar_resnet import files, numerics
 from cifar_resnet.errors import UserError
-from cifar_resnet.process import checkpoint, machine, resume
+from cifar_resnet.process import checkpoint, machine, resume, runs
 from cifar_resnet.training.distributed.world import SINGLE_PROCESS, World
 from tests.conftest import OUTPUTS, Clone
 from tests.process.test_checkpoint import no_space
@@ -27,17 +27,17 @@ MODEL = "0123456789abcdef0123456789abcdef"
 def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of runs."""
     monkeypatch.setattr(files, "cache", lambda: tmp_path / "cache")
-    resume.folder_of_runs().mkdir(parents=True)
-    return resume.folder_of_runs()
+    runs.folder_of_runs().mkdir(parents=True)
+    return runs.folder_of_runs()
 
 
 def run(number: int, done: dict[str, Any] | None = None) -> Path:
     """A run that saved a checkpoint, finished if `done` says so."""
-    folder = resume.folder_of_runs() / f"{number:016x}"
+    folder = runs.folder_of_runs() / f"{number:016x}"
     with resume.hold(folder, config(seed=number), SINGLE_PROCESS):
         checkpoint.save(folder, {}, "7-3")
     if done:
-        (folder / resume.DONE).write_text(json.dumps(done))
+        (folder / runs.DONE).write_text(json.dumps(done))
     return folder
 
 
@@ -98,7 +98,7 @@ def test_the_lines_about_interrupted_runs_are_few(parent: Path, capsys: pytest.C
         resume.hold(held, config(seed=5), SINGLE_PROCESS),
         resume.hold(parent / "new", config(seed=9, epochs=4), SINGLE_PROCESS),
     ):
-        lines = capsys.readouterr().out.splitlines()[-resume.SHOWN - 1 :]
+        lines = capsys.readouterr().out.splitlines()[-runs.SHOWN - 1 :]
     told = "an interrupted run is kept, 7 epochs and 3 steps long, 0 MB: `dvc repro` goes on"
     assert lines[0].startswith(f"{told} with it after train.seed: 4, train.epochs: 3 in params.yaml; `rm -r")
     assert "train.seed: 3" in lines[1]
@@ -121,9 +121,9 @@ def test_a_finished_run_stays_until_its_clone_has_recorded_the_model(
     }
     interrupted = run(5)
     week = time.time() - 8 * 86_400
-    os.utime(folders["old"] / resume.DONE, (week, week))
+    os.utime(folders["old"] / runs.DONE, (week, week))
     capsys.readouterr()
-    resume.forget_recorded()
+    runs.forget_recorded()
     assert set(parent.iterdir()) == {folders["failed"], folders["first"], interrupted}
     assert "finished 8 days ago" in capsys.readouterr().out
     with resume.hold(parent / f"{10:016x}", config(seed=9), SINGLE_PROCESS):
@@ -154,9 +154,9 @@ def test_what_is_no_run_and_what_is_damaged_beside_a_run_stops_nobody(
     (parent / "lost+found").mkdir()
     damaged = (b"", b'{"params": {"se', b"\xff\xfe\x00", b"[]", b'{"params": 5}', b"[" * 100_000)
     for number, content in enumerate(damaged):
-        (run(number) / resume.RUN).write_bytes(content)
+        (run(number) / runs.RUN).write_bytes(content)
     for number, done in ((6, '{"model": "0"}'), (7, '{"model": "0", "clone": 5}')):
-        (run(number) / resume.DONE).write_text(done)
+        (run(number) / runs.DONE).write_text(done)
     foreign = run(9)
 
     def locked(path: Path, **options: Any) -> Any:
@@ -164,10 +164,10 @@ def test_what_is_no_run_and_what_is_damaged_beside_a_run_stops_nobody(
             raise PermissionError(path)
         return filelock.FileLock(path, **options)
 
-    monkeypatch.setattr(resume, "FileLock", locked)
+    monkeypatch.setattr(runs, "FileLock", locked)
     capsys.readouterr()
     with resume.hold(parent / f"{0xA:016x}", config(), SINGLE_PROCESS):
-        assert capsys.readouterr().out.count("an interrupted run is kept, 7 epochs") == resume.SHOWN
+        assert capsys.readouterr().out.count("an interrupted run is kept, 7 epochs") == runs.SHOWN
 
 
 def test_a_second_holder_is_told_who_has_it(parent: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_second_holder_is_told_who_has_it(parent: Path) -> None:
         for told in (rf"{known}.*: nothing is lost$", f"by another process, which has locked {folder}/lock"):
             with pytest.raises(UserError, match=told), resume.hold(folder, config(), SINGLE_PROCESS):
                 pass
-            (folder / resume.RUN).write_bytes(b"\xff")
+            (folder / runs.RUN).write_bytes(b"\xff")
         (folder / "lock").write_text("1\nhost\n")  # as where a disk has no locks
         told = f"nothing is lost; if that process is gone, `rm {folder}/lock`$"
         with pytest.raises(UserError, match=told), resume.hold(folder, config(), SINGLE_PROCESS):

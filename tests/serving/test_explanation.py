@@ -11,6 +11,7 @@ from torchvision.transforms import functional
 from cifar_resnet.network.inference import NormalizationConfig, build_normalization
 from cifar_resnet.network.resnet import ResNet
 from cifar_resnet.serving import explanation
+from tests.made_up import shown
 from tests.serving.conftest import ABOUT, by_hand, noise
 
 
@@ -45,9 +46,11 @@ def test_the_figure_pairs_each_image_with_its_map() -> None:
     maps = torch.rand(5, 32, 32)
     maps[2] = 0  # nothing spoke for it
     titles = [f"cat {i}%" for i in range(5)]
-    cells = explanation.figure(images, maps, titles).axes
-    shown = [cell for cell in cells if cell.get_images()]
-    assert [cell.get_title("left") for cell in shown[::2]] == titles
-    for i, (left, right) in enumerate(zip(shown[::2], shown[1::2], strict=True)):
-        assert np.array_equal(np.asarray(left.get_images()[0].get_array()), images[i].permute(1, 2, 0))
-        assert np.array_equal(np.asarray(right.get_images()[1].get_array()), maps[i])
+    drawn = shown(explanation.figure(images, maps, titles))
+    assert [title for title, _ in drawn] == titles
+    for (_, pixels), image, heat in zip(drawn, images, maps, strict=True):
+        assert np.array_equal(pixels[:, :32], image.permute(1, 2, 0))
+        red, _, blue = pixels[:, -32:].astype(int).transpose(2, 0, 1)
+        highest = np.asarray(heat == heat.max()) & (heat.max() > 0).item()
+        assert (abs((red - blue)[highest] - 64) <= 1).all()
+        assert (abs((blue - red)[np.asarray(heat == 0)] - 64) <= 1).all()

@@ -8,9 +8,8 @@ import onnx
 import pytest
 import torch
 
-from cifar_resnet.errors import UserError
 from cifar_resnet.network.inference import NormalizationConfig, build_normalization
-from cifar_resnet.network.resnet import ResNet, ResNetConfig
+from cifar_resnet.network.resnet import ResNet
 from cifar_resnet.serving import onnx_export
 from tests.serving.conftest import ABOUT, by_hand
 
@@ -58,13 +57,6 @@ def test_the_same_network_gives_the_same_bytes_without_traces_of_the_machine(
     assert model.conv1.weight.is_contiguous(memory_format=torch.channels_last), "it stays as it is"
     for trace in (str(Path.home()), str(Path(__file__).parents[2]), "site-packages", "stack_trace", ".py"):
         assert trace.encode() not in content, trace
-
-
-def test_weights_too_many_for_one_file_are_refused() -> None:
-    with torch.device("meta"):
-        model = ResNet(ResNetConfig(width=320, blocks=(3, 4, 6, 3)), 10)
-    with pytest.raises(UserError, match=r"at most 2,147,483,648 bytes, .* make train.model smaller"):
-        onnx_export.export_onnx(model, NORMALIZATION, METADATA, 32)
 
 
 def test_the_tolerance_is_a_share_of_the_largest_logit() -> None:

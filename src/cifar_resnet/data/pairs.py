@@ -35,10 +35,7 @@ def figure(test: Tensor, train: Tensor, score: Tensor, count: int = 40) -> Figur
         f"Test images beside their near-duplicates in the training data: the {len(order)} least alike of"
         f" {len(score)}, with their score"
     )
-    return side_by_side(test[order], train[order], [f"{value:.2f}" for value in score[order]], heading)
-
-
-def side_by_side(left: Tensor, right: Tensor, titles: list[str], heading: str) -> Figure:
-    """Show pairs of images, (N, 3, H, W) uint8, under their titles."""
+    left, right = test[order], train[order]
     gap = torch.full_like(left[..., :2], 255)
+    titles = [f"{value:.2f}" for value in score[order]]
     return image_grid(torch.cat([left, gap, right], dim=3), titles, columns=5, heading=heading)

@@ -11,7 +11,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
 WHITE = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535, "F": 1}  # grey of more than 8 bits
 PROGRAMS = {"EPS", "PDF"}  # Pillow reads EPS by Ghostscript, which runs what the file says
@@ -19,12 +20,6 @@ PROGRAMS = {"EPS", "PDF"}  # Pillow reads EPS by Ghostscript, which runs what th
 
 class UnreadableError(ValueError):
     """A file is no picture that Pillow can decode; the message is the reason."""
-
-
-@cache
-def _fit(size: int) -> v2.Transform:
-    bicubic = v2.InterpolationMode.BICUBIC
-    return v2.Compose([v2.Resize(size, bicubic), v2.CenterCrop(size), v2.PILToTensor()])
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -36,11 +31,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((grey * (255 / white)).round().astype(np.uint8))
 
 
-def _over_white(image: Image.Image) -> Image.Image:
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA"))
-
-
 def _upright(image: Image.Image) -> Image.Image:
     """Turn the picture as its EXIF says, which says nothing where it is damaged."""
     image.load()
@@ -49,18 +39,6 @@ def _upright(image: Image.Image) -> Image.Image:
     for name in ("exif", "Raw profile type exif"):
         image.info.pop(name, None)  # Pillow would write it again, and stop at a tag that it cannot write
     return ImageOps.exif_transpose(image)
-
-
-def _without_far_ends(image: Image.Image) -> Image.Image:
-    """The middle, at most 3 times as long as it is wide, of which the middle third is kept later.
-
-    Resized whole, a strip of 1 by 1,000,000 pixels would take 3 GB.
-    """
-    short = min(image.size)
-    # As much is cut off at both ends, so the middle stays where it is.
-    width, height = (min(side, 3 * short + (side - short) % 2) for side in image.size)
-    middle: Image.Image = v2.functional.center_crop(image, [height, width])
-    return middle
 
 
 def convert(image: Image.Image, size: int) -> Tensor:
@@ -74,8 +52,14 @@ def convert(image: Image.Image, size: int) -> Tensor:
     if image.mode in WHITE:
         image = _eight_bits(image)
     if image.has_transparency_data:
-        image = _over_white(image)
-    pixels: Tensor = _fit(size)(_without_far_ends(image).convert("RGB"))
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    # Resized whole, a strip of 1 by 1,000,000 pixels would take 3 GB. As much is cut off at both of its ends.
+    short = min(image.size)
+    width, height = (min(side, 3 * short + (side - short) % 2) for side in image.size)
+    image = functional.center_crop(image, [height, width]).convert("RGB")
+    image = functional.resize(image, [size], InterpolationMode.BICUBIC)
+    pixels: Tensor = functional.pil_to_tensor(functional.center_crop(image, [size]))
     return pixels.contiguous()
 
 

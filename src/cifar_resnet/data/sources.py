@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 from filelock import FileLock
-from pydantic import Field, field_validator
+from pydantic import Field
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError  # requests lets it through while a body is read
 
@@ -30,7 +30,6 @@ RETRIES = 5  # in a row without a new byte
 ATTEMPTS = 100  # requests of one URL in all
 BUSY = (408, 429, 500, 502, 503, 504)  # statuses that may pass
 BACKOFF = 1.0  # seconds, doubled by each retry
-LONGEST_PAUSE = 60.0  # seconds, whatever the server asks for
 BLOCK = 2**20  # bytes
 
 
@@ -44,13 +43,6 @@ class FetchConfig(Config):
     folder: str = Field(min_length=1)
     sources: list[str] = Field(min_length=1)
     synthetic: SyntheticConfig
-
-    @field_validator("folder")
-    @classmethod
-    def _known_to_dvc(cls, folder: str) -> str:
-        if folder.startswith("~"):
-            raise ValueError("write the path in full: DVC does not know what ~ is")
-        return folder
 
 
 def fetch_cifar10(sources: Sequence[str], destination: Path, cache: Path) -> str:
@@ -104,42 +96,36 @@ def _fetch_from(source: str, folder: Path, cache: Path) -> str:
         else:
             return str(kept)
     part = cache / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.part"
-    for last in (False, True):
-        in_one_piece = _download(source, part)
-        try:
-            official.unpack(part, folder)
-        except SourceError:
-            part.unlink()
-            # A piece may be of another version, or damaged on this disk: then a whole download decides.
-            if in_one_piece or last:
-                raise
-        else:
-            break
+    _download(source, part)
+    try:
+        official.unpack(part, folder)
+    except SourceError:
+        part.unlink()  # its pieces may be of two versions: the next time all of it is loaded
+        raise
     part.replace(kept)
     for other in cache.glob("*.part"):  # of URLs that broke off: no use now
         other.unlink()
     return source
 
 
-def _download(url: str, part: Path) -> bool:
-    """Complete the file `part`, which keeps what comes; return whether its bytes came in one piece.
+def _download(url: str, part: Path) -> None:
+    """Complete the file `part`, which keeps what comes.
 
     Raises SourceError when the server refuses or has failed too often, OSError when `part` cannot be written.
     """
     fruitless = -1
     for _ in range(ATTEMPTS):
-        start, reason, asked = _size(part), "incomplete", 0
+        start, reason = _size(part), "incomplete"
         headers = {"Accept-Encoding": "identity"}  # bytes on the wire are bytes of the file
         headers |= {"Range": f"bytes={start}-"} if start else {}
         try:
             with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
                 if start and response.status_code == 416:  # the part is whole or wrong
-                    return False
+                    return
                 if response.status_code in BUSY:
                     reason = f"HTTP {response.status_code}"
-                    asked = _number(response.headers.get("Retry-After", "")) or 0
                 elif _receive(response, part):
-                    return response.status_code == 200
+                    return
         except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
             reason = _innermost(error)
         except requests.RequestException as error:
@@ -147,16 +133,12 @@ def _download(url: str, part: Path) -> bool:
         fruitless = 0 if _size(part) > start else fruitless + 1
         if fruitless == RETRIES:
             break
-        time.sleep(min(max(BACKOFF * 2**fruitless, asked), LONGEST_PAUSE))
+        time.sleep(BACKOFF * 2**fruitless)
     raise SourceError(f"{reason}, after {_size(part)} bytes and several attempts")
 
 
 def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isdecimal() and len(text) < 16 else None
 
 
 def _innermost(error: BaseException) -> str:
@@ -180,7 +162,8 @@ def _receive(response: requests.Response, part: Path) -> bool:
     head = b"" if start else response.raw.read(len(official.GZIP))
     if not official.GZIP.startswith(head):  # a page of a captive portal
         raise SourceError(f"not a gzip archive but {response.headers.get('Content-Type', 'of unknown type')}")
-    total = _number(extent.rpartition("/")[2] or response.headers.get("Content-Length", ""))
+    stated = extent.rpartition("/")[2] or response.headers.get("Content-Length", "")
+    total = int(stated) if stated.isdecimal() and len(stated) < 16 else None
     with (
         part.open("ab" if start else "wb") as file,
         tqdm(total=total, initial=start, unit="B", unit_scale=True, leave=False, disable=None) as bar,

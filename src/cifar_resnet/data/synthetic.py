@@ -64,25 +64,14 @@ def draw_images(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[np.ui
     return (images.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def encode_batch(images: NDArray[np.uint8], labels: NDArray[Any], name: str) -> bytes:
-    """Return a batch file as CIFAR-10's: a pickled dictionary of (N, 3072) uint8 rows and their labels."""
-    document = {
-        "batch_label": name,
-        "labels": labels.tolist(),
-        "data": images.reshape(len(images), -1),
-        "filenames": [f"{SHAPES[label]}_{i:05d}.png" for i, label in enumerate(labels)],
-    }
-    return pickle.dumps(document, protocol=4)  # protocol 5 would store the array in another way
-
-
 def synthetic_files(config: SyntheticConfig) -> dict[str, bytes]:
     """Return the seven files of `cifar-10-batches-py`, by name, with drawn shapes for images."""
-    per_batch = config.train_images // 5
-    counts = {f"data_batch_{i}": per_batch for i in range(1, 6)} | {"test_batch": config.test_images}
+    counts = {f"data_batch_{i}": config.train_images // 5 for i in range(1, 6)}
+    counts["test_batch"] = config.test_images
     files = {}
     for index, (name, count) in enumerate(counts.items()):
         rng = np.random.default_rng([config.seed, index])
         labels = rng.permutation(np.arange(count) % len(SHAPES))
-        files[name] = encode_batch(draw_images(labels, rng), labels, name)
-    meta = {"num_cases_per_batch": per_batch, "label_names": SHAPES, "num_vis": 3 * SIZE * SIZE}
-    return files | {"batches.meta": pickle.dumps(meta, protocol=4)}
+        document = {"labels": labels.tolist(), "data": draw_images(labels, rng).reshape(count, -1)}
+        files[name] = pickle.dumps(document, protocol=4)  # protocol 5 would store the array in another way
+    return files | {"batches.meta": pickle.dumps({"label_names": SHAPES}, protocol=4)}

@@ -48,15 +48,10 @@ def confusion(matrix: Tensor, class_names: list[str]) -> Figure:
     rotation, side = (45, "right") if count <= 40 else (90, "center")
     axes.set_xticklabels(names, parse_math=False, rotation=rotation, ha=side)
     axes.set_yticklabels(names, parse_math=False)
-    cells = range(count) if count <= NUMBERED else ()
-    for row in cells:
-        for column in cells:
-            share = float(shares[row, column])
-            if share >= 0.001:
-                colour = "white" if share > 0.5 else "black"
-                axes.text(
-                    column, row, f"{100 * share:.1f}", ha="center", va="center", color=colour, fontsize=8
-                )
+    for row, column in (shares >= 0.001).nonzero().tolist() if count <= NUMBERED else []:
+        share = float(shares[row, column])
+        colour = "white" if share > 0.5 else "black"
+        axes.text(column, row, f"{100 * share:.1f}", ha="center", va="center", color=colour, fontsize=8)
     figure.colorbar(image, format=lambda value, _: PERCENT(value), shrink=0.8)
     return figure
 

@@ -53,37 +53,27 @@ def macro_f1(matrix: Tensor) -> float:
     return float((2 * matrix.diag() / (matrix.sum(0) + matrix.sum(1)).clamp(min=1)).mean())
 
 
-def calibration_bins(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Return what falls into equal-width bins of the top probability: images, their confidences, hits.
+def reliability(probabilities: Tensor, labels: Tensor) -> pd.DataFrame:
+    """Return mean confidence, accuracy and number of images of each bin of the top probability.
 
-    `probabilities`: (N, classes); (3, CALIBRATION_BINS) float64 sums.
+    `probabilities`: (N, classes). The bins are equally wide, with their upper ends. Those without images are
+    left out.
     """
     confidence, predicted = probabilities.double().max(1)
-    bins = (confidence * CALIBRATION_BINS).ceil().clamp(1, CALIBRATION_BINS).long() - 1  # (lower, upper]
-    values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).double()])
-    return torch.zeros(3, CALIBRATION_BINS, dtype=torch.float64).index_add(1, bins, values)
+    bins = (confidence * CALIBRATION_BINS).ceil().clamp(1, CALIBRATION_BINS)
+    rows = pd.DataFrame({"confidence": confidence.numpy(), "hit": (predicted == labels).numpy()})
+    columns = {"confidence": ("confidence", "mean"), "accuracy": ("hit", "mean"), "images": ("hit", "size")}
+    return rows.groupby(bins.numpy()).agg(**columns).reset_index(drop=True)
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
-    """Return the expected calibration error over equal-width bins of the top probability.
+    """Return the expected calibration error over the bins of `reliability`.
 
     Guo et al. 2017, https://arxiv.org/abs/1706.04599, equation 3. `probabilities`: (N, classes).
     """
-    _, confidences, hits = calibration_bins(probabilities, labels)
-    return float((hits - confidences).abs().sum() / len(labels))
-
-
-def reliability(probabilities: Tensor, labels: Tensor) -> pd.DataFrame:
-    """Return the mean confidence, the accuracy and the number of images of each bin that holds any."""
-    images, confidences, hits = calibration_bins(probabilities, labels).numpy()
-    filled = images > 0
-    return pd.DataFrame(
-        {
-            "confidence": confidences[filled] / images[filled],
-            "accuracy": hits[filled] / images[filled],
-            "images": images[filled].astype(int),
-        }
-    )
+    bins = reliability(probabilities, labels)
+    gaps = (bins["accuracy"] - bins["confidence"]).abs()
+    return float((bins["images"] * gaps).sum() / len(labels))
 
 
 def per_class(matrix: Tensor, class_names: list[str]) -> pd.DataFrame:

@@ -46,13 +46,6 @@ def excluded_indices(dataset: str, duplicates: "pd.Series[int]") -> dict[str, Te
     return found
 
 
-def mask_without(excluded: Tensor, count: int) -> Tensor:
-    """Return which of `count` images are left without those of (K,) int64 `excluded`: (count,) bool."""
-    left = torch.ones(count, dtype=torch.bool)
-    left[excluded] = False
-    return left
-
-
 def accuracies(hits: Tensor, excluded: Mapping[str, Tensor]) -> pd.DataFrame:
     """Return a row for all images and one for each subset: accuracy, its interval, the difference from all.
 
@@ -61,7 +54,7 @@ def accuracies(hits: Tensor, excluded: Mapping[str, Tensor]) -> pd.DataFrame:
     """
     rows = []
     for name, indices in {ALL: NONE, **excluded}.items():
-        left = hits[mask_without(indices, len(hits))]
+        left = hits[~torch.isin(torch.arange(len(hits)), indices)]
         if len(left):
             share = float(left.double().mean())
             interval = accuracy_interval(share, len(left))

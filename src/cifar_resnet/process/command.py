@@ -17,11 +17,8 @@ TRACEBACK = "--traceback"  # an option of every stage
 
 
 @contextmanager
-def one_line(with_traceback: bool = False) -> Iterator[None]:
-    """End with status 1 and one line for a user's error; a bug of ours keeps its traceback.
-
-    `with_traceback`: show where a user's error came from, too.
-    """
+def one_line() -> Iterator[None]:
+    """End with status 1 and one line for a user's error; a bug of ours keeps its traceback."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed: tqdm needs a file
@@ -35,7 +32,7 @@ def one_line(with_traceback: bool = False) -> Iterator[None]:
     except Exception as error:  # all kinds: whichever it is, a launcher shows the first one alone
         if record(error):
             sys.exit(1)
-        if isinstance(error, UserError | OSError) and not with_traceback:
+        if isinstance(error, UserError | OSError) and TRACEBACK not in sys.argv:
             sys.exit(text(error))
         raise
 
@@ -55,10 +52,11 @@ def unread() -> Iterator[None]:
 
 def run(stage: Callable[[], None], description: str | None) -> None:
     """Call `stage` as what `python -m stages.NAME` does."""
-    parser = argparse.ArgumentParser(description=description, epilog="Settings are in params.yaml.")
+    epilog = "Settings are in params.yaml."
+    parser = argparse.ArgumentParser(description=description, epilog=epilog, allow_abbrev=False)
     parser.add_argument(TRACEBACK, action="store_true", help="show where an error came from")
-    arguments = parser.parse_args()
-    with one_line(arguments.traceback):
+    parser.parse_args()
+    with one_line():
         stage()
 
 

@@ -4,18 +4,15 @@ import os
 import platform
 import subprocess
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from cifar_resnet import files
 from cifar_resnet.numerics import Numerics, cpuinfo
 from cifar_resnet.process import memory
 
 INSTRUCTIONS = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}  # flags that change speed and bits most
-LOCK = Path("requirements.lock")
-CODE = ("src", "stages", "dvc.yaml", str(LOCK))  # the params of a run are in its record
+CODE = ("src", "stages", "dvc.yaml", "requirements.lock")  # the params of a run are in its record
 
 
 def announce(chosen: Numerics, processes: int) -> dict[str, Any]:
@@ -88,14 +85,9 @@ def flags() -> list[str]:
 
 
 def code() -> dict[str, Any]:
-    """Return the commit, whether code that decides a result differs from it, and the digest of the lock."""
-    commit = _git("rev-parse", "HEAD")
+    """Return the commit, and whether code that decides a result differs from it."""
     changed = _git("status", "--porcelain", "--", *CODE)
-    return {
-        "commit": commit,
-        "dirty": None if changed is None else bool(changed),
-        "requirements": files.sha256(LOCK) if LOCK.exists() else None,
-    }
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
 
 
 def format_facts(hardware: dict[str, Any]) -> str:

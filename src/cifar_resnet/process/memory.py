@@ -6,8 +6,9 @@ bit of a result depends on that (https://man7.org/linux/man-pages/man3/mallopt.3
 
 import ctypes
 import os
+import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -25,7 +26,7 @@ _kept = False
 def keep(device: torch.device) -> None:
     """Let this process keep its memory, if it computes on the CPU and its C library is glibc."""
     global _kept
-    if device.type == "cpu" and os.environ.get(SWITCH) != "0" and _has_glibc():
+    if device.type == "cpu" and os.environ.get(SWITCH) != "0" and platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         _kept = all(mallopt(name, value) == 1 for name, value in SETTINGS.items())
 
@@ -33,12 +34,6 @@ def keep(device: torch.device) -> None:
 def is_kept() -> bool:
     """Return whether `keep` was called and worked."""
     return _kept
-
-
-def _has_glibc() -> bool:
-    with suppress(ValueError, OSError):  # macOS; musl
-        return bool(os.confstr("CS_GNU_LIBC_VERSION"))
-    return False
 
 
 def trim_after(steps: Iterator[tuple[Item, Any]]) -> Iterator[tuple[Item, Any]]:

@@ -43,7 +43,6 @@ class Progress:
         self.bar.update(self._done(state) - self.bar.n)
         now = time.monotonic()
         if self.first:  # it compiles, and chooses algorithms: not part of a rate
-            self._log({"first_step_seconds": now - self.started})
             self.first = False
             self._start(state)
         elif record:

@@ -1,4 +1,4 @@
-"""Where a run's checkpoints outlive its process, who holds them, and how the next process takes them up."""
+"""A run of `train`: named by all that decides its bits, held by one process, taken up by the next one."""
 
 import hashlib
 import json
@@ -9,28 +9,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from cifar_resnet import files, params
 from cifar_resnet.errors import UserError
 from cifar_resnet.numerics import Numerics
-from cifar_resnet.process import checkpoint, machine
+from cifar_resnet.process import checkpoint, machine, runs
 from cifar_resnet.training.config import TrainConfig
 from cifar_resnet.training.distributed.world import World
 from cifar_resnet.training.state import TrainState
 
-RUN = "run.json"  # in a run's folder: its params, and which process had it last
-DONE = "done.json"  # in the folder of a finished run
-DONE_DAYS = 7  # after which the folder of a finished run goes in any case
 LOCK_PROBE_SECONDS = 1.0  # that a lock may be taken by a process which only looks
-SHOWN = 3  # interrupted runs
-
-
-def folder_of_runs() -> Path:
-    """Return where the checkpoints of all runs lie: not in the workspace, which DVC clears."""
-    return files.cache() / "resume"
 
 
 def run_folder(config: TrainConfig, data: list[str], chosen: Numerics) -> Path:
@@ -46,7 +36,7 @@ def run_folder(config: TrainConfig, data: list[str], chosen: Numerics) -> Path:
         "precision": str(chosen.dtype),  # `auto` is not the same everywhere
         "compiled": chosen.compiled,
     }
-    return folder_of_runs() / hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
+    return runs.folder_of_runs() / hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _code_digest() -> str:
@@ -101,13 +91,13 @@ def hold(folder: Path, config: TrainConfig, world: World) -> Iterator[None]:
     if world.rank:
         yield
         return
-    forget_recorded()
+    runs.forget_recorded()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock", timeout=LOCK_PROBE_SECONDS)
     try:
         lock.acquire()
     except Timeout:
-        run = _read_json(folder / RUN, pid=int, host=str, since=str)
+        run = runs.read_json(folder / runs.RUN, pid=int, host=str, since=str)
         process = "process {pid} on {host} since {since}".format(**run) if run else "another process"
         # A lock with content is a mere file, on a disk that has no locks; it outlives another host's process.
         stale = f"; if that process is gone, `rm {lock.lock_file}`" * bool((folder / "lock").stat().st_size)
@@ -118,67 +108,15 @@ def hold(folder: Path, config: TrainConfig, world: World) -> Iterator[None]:
     try:
         settings = config.model_dump(mode="json")
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
-        files.write_bytes(folder / RUN, json.dumps({"params": settings} | who).encode())
+        files.write_bytes(folder / runs.RUN, json.dumps({"params": settings} | who).encode())
         for killed in folder.glob(".*.pt"):  # in the middle of a save
             killed.unlink()
-        _name_interrupted(folder, settings)
+        runs.name_interrupted(folder, settings)
         yield
     finally:
         if not checkpoint.saved(folder):
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()
-
-
-def _free_runs() -> Iterator[Path]:
-    """Go through the folders of runs that no process holds, holding each meanwhile."""
-    parent = folder_of_runs()
-    for folder in sorted(parent.glob("[0-9a-f]" * 16)):
-        # One that is held is not left behind; one that is gone has just finished; one may be another user's.
-        with suppress(Timeout, FileNotFoundError, NotADirectoryError, PermissionError):
-            if folder.is_dir():
-                with FileLock(folder / "lock", timeout=0):
-                    yield folder
-
-
-def _read_json(path: Path, **kinds: type) -> dict[str, Any]:
-    """What a JSON file of ours says; nothing where it is missing, damaged, or lacks values of these kinds."""
-    try:
-        found = json.loads(path.read_bytes())
-        return found if all(isinstance(found[name], kind) for name, kind in kinds.items()) else {}
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):
-        return {}
-
-
-def _name_interrupted(folder: Path, settings: dict[str, Any]) -> None:
-    """Print a line about each run but `folder` that stopped after a save, the latest first."""
-    lines = [
-        (states[-1].stat().st_mtime, _describe_interrupted(run, states, settings))
-        for run in _free_runs()
-        if run != folder and (states := checkpoint.saved(run))
-    ]
-    for _, line in sorted(lines, reverse=True)[:SHOWN]:
-        print(line)
-    if len(lines) > SHOWN:
-        print(f"and {len(lines) - SHOWN} more interrupted runs in {folder.parent}")
-
-
-def _describe_interrupted(run: Path, states: list[Path], settings: dict[str, Any]) -> str:
-    """Return a line about an interrupted run beside one with `settings`: what it is, how to take it up."""
-    size = f"{sum(path.stat().st_size for path in states) / 1e6:,.0f} MB"
-    if done := _read_json(run / DONE, clone=str, model=str):
-        return (
-            f"a finished run is kept, {size}: {done['clone']}/dvc.lock lacks its model;"
-            f" `dvc repro` there ends at once, or `dvc commit train`; `rm -r {run}` forgets it"
-        )
-    theirs = params.flatten(_read_json(run / RUN, params=dict).get("params", {}))
-    ours = params.flatten(settings)
-    changed = [f"{name}: {value!r}" for name, value in theirs.items() if ours.get(name) != value]
-    back = f"train.{', train.'.join(changed)} in params.yaml" if changed else "its code, data and machine"
-    epochs, _, steps = states[-1].name.split(".")[1].partition("-")
-    return (
-        f"an interrupted run is kept, {epochs} epochs and {steps} steps long, {size}:"
-        f" `dvc repro` goes on with it after {back}; `rm -r {run}` forgets it"
-    )
 
 
 def restore(state: TrainState, folder: Path, world: World) -> None:
@@ -191,7 +129,7 @@ def restore(state: TrainState, folder: Path, world: World) -> None:
         state.load_state_dict(found)
         length = f"{state.epoch} epochs and {state.step} steps, found in {folder}"
         finished = ": it had finished, but dvc.lock does not have its model"
-        print(f"resuming this run after {length}{finished if (folder / DONE).exists() else ''}")
+        print(f"resuming this run after {length}{finished if (folder / runs.DONE).exists() else ''}")
 
 
 def finish(folder: Path) -> None:
@@ -207,20 +145,7 @@ def finish(folder: Path) -> None:
     with files.MODEL.open("rb") as file:
         model = hashlib.file_digest(file, "md5").hexdigest()
     try:
-        files.write_bytes(folder / DONE, json.dumps({"model": model, "clone": str(Path.cwd())}).encode())
+        files.write_bytes(folder / runs.DONE, json.dumps({"model": model, "clone": str(Path.cwd())}).encode())
     except OSError as error:  # the run itself is whole
         print(f"{error}; so {folder} is removed, and this run is lost if DVC cannot record it")
         shutil.rmtree(folder)
-
-
-def forget_recorded() -> None:
-    """Remove the finished runs whose clone is gone or has recorded the model, or that are a week old."""
-    for folder in _free_runs():
-        if done := _read_json(folder / DONE, clone=str, model=str):
-            lock = Path(done["clone"]) / "dvc.lock"
-            days = (time.time() - (folder / DONE).stat().st_mtime) / 86_400
-            recorded = lock.exists() and done["model"] in lock.read_text()
-            if days > DONE_DAYS and not recorded:
-                print(f"removing {folder}: that run finished {days:.0f} days ago, {lock} never got its model")
-            if recorded or days > DONE_DAYS or not lock.parent.exists():
-                shutil.rmtree(folder)

@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from cifar_resnet.images import image_grid
 from cifar_resnet.network.base import Network
 from cifar_resnet.network.inference import Normalization
 
@@ -42,17 +44,10 @@ def figure(images: Tensor, maps: Tensor, titles: list[str]) -> Figure:
 
     `images`: (N, 3, H, W) uint8; `maps`: (N, H, W), from 0.
     """
-    columns = min(len(images), 4)
-    rows = -(-len(images) // columns)
-    drawing = Figure(figsize=(2.5 * columns, 1.45 * rows + 0.5), layout="constrained")
-    drawing.suptitle("Where the network looked", fontsize=10)
-    widths = [1, 1, 0.1]  # image, map, gap
-    grid = drawing.subplots(rows, 3 * columns, squeeze=False, width_ratios=widths * columns)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for image, heat, title, (left, right, _) in zip(images, maps, titles, grid.reshape(-1, 3), strict=False):
-        left.set_title(title, fontsize=9, loc="left", parse_math=False)
-        left.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
-        right.imshow(image.float().mean(0).numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        right.imshow(heat.numpy(), cmap="jet", vmin=0, vmax=max(float(heat.max()), 1e-12), alpha=0.5)
-    return drawing
+    highest = maps.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    heat = torch.from_numpy(colormaps["jet"]((maps / highest).numpy())[..., :3]).permute(0, 3, 1, 2)
+    grey = images.float().mean(1, keepdim=True) / 255
+    overlay = (255 * (grey + heat) / 2).round().to(torch.uint8)
+    gap = torch.full_like(images[..., :2], 255)
+    pairs = torch.cat([images, gap, overlay], dim=3)
+    return image_grid(pairs, titles, columns=min(len(images), 4), heading="Where the network looked")

@@ -13,14 +13,12 @@ from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 from pydantic import Field
 from torch import Tensor, nn
 
-from cifar_resnet.errors import UserError
 from cifar_resnet.network.inference import Normalization
 from cifar_resnet.params import Config
 
 # Of the largest logit. Float32 with batch norms folded into the convolutions gives 1e-6 for ResNet50; wrong
 # weights or a wrong normalization give more than 1e-2.
 TOLERANCE = 1e-4
-LARGEST = 2**31  # bytes of a protobuf message, which an ONNX file is
 
 
 class ExportConfig(Config):
@@ -59,14 +57,7 @@ def export_onnx(
 
     `model`: on the CPU. `metadata`: kept in the file, each value as JSON. `size`: S, in pixels. The same ones
     give the same bytes.
-    Raises UserError when the weights are too many for one file.
     """
-    weights = sum(4 * tensor.numel() for tensor in model.state_dict().values())
-    if weights >= LARGEST:
-        raise UserError(
-            f"an ONNX file holds at most {LARGEST:,} bytes, the weights are {weights:,}; make"
-            " train.model smaller"
-        )
     with warnings.catch_warnings():  # PyTorch 2.11 warns of its own use
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
         program: Any = torch.onnx.export(
