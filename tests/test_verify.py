@@ -111,6 +111,12 @@ def test_what_is_missing_is_fetched_or_named(published: Clone) -> None:
     assert published.read("dvc.lock") == before
 
 
+def test_steps_are_recorded_only_on_a_machine_that_repeats_the_published_epoch(published: Clone) -> None:
+    first = published.read("plots/history.csv").decode().splitlines()[1]
+    published.edit("plots/history.csv", first, first.replace("0.", "0.1", 1))
+    assert "epoch 1 is not the one of plots" in published.run(*VERIFY, "--record", status=1)
+
+
 def test_the_digests_of_files_and_folders_are_those_of_dvc(here: Clone) -> None:
     stages = lock.locked()
     for stage in stages.values():
@@ -175,6 +181,7 @@ PREDICTIONS, RUN = "plots/predictions.csv", "results/default.json"
         (PREDICTIONS, "index", lambda old: old.replace(3, 4), "each of the 100 test images once"),
         (PREDICTIONS, "prediction", lambda old: old.iloc[::-1].set_axis(old.index), "plots/confusions.csv "),
         ("plots/subsets.csv", "accuracy", lambda old: old + 0.01, "plots/subsets.csv "),
+        ("plots/history.csv", "train_loss", lambda old: old + 1e-4, "results/steps.csv "),
         ("plots/history.csv", "train_loss", lambda old: old + 1e-4, f'{RUN} .*"runs"'),
         (RUN, '"width": 4', '"width": 8', f'{RUN} .*"recipe"'),
         (RUN, '"processor": "', '"processor": "A better ', f'{RUN} .*"runs"'),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from cifar_resnet import files, numerics, params
@@ -26,6 +27,7 @@ from cifar_resnet.training.state import new_state
 from tools import harmless, lock, results
 
 RECORDED = Path("results/verify.json")
+EPOCH = Path("results/steps.csv")  # the published run's running totals after each step of epoch 1
 RUN = results.RESULTS / f"{results.DEFAULT}.json"
 FIRST = 3  # steps; one more is computed as if it were a step of the last epoch
 ROUNDING = 2e-6  # of a running loss; twice the range over the recorded processors, if that is more
@@ -56,12 +58,8 @@ def hardware(stages: lock.Stages) -> Row | None:
     return _special(found | {"processor": found["processor"].rsplit(", ", 1)[0]})  # without its cores
 
 
-def steps(how: Row) -> Row:
-    """Return the facts of this machine with `inputs`, `totals` and `state` of the first steps, as in `how`.
-
-    `inputs`: SHA-256 of the augmented images (uint8) and labels (int64) of the first three. `totals`: sum of
-    losses and count of right answers after each. `state`: SHA-256 of weights and average at the end.
-    """
+def start(how: Row) -> tuple[Any, ...]:
+    """Return config, images, state, loop and facts of a run before its first step, computed as in `how`."""
     if how["threads"]:
         torch.set_num_threads(how["threads"])
     config = params.read("train", TrainConfig)
@@ -73,6 +71,16 @@ def steps(how: Row) -> Row:
     images = concatenate(splits) if config.all_images else splits[0]
     state = new_state(config, len(about["classes"]), device, dtype)
     loop = fit(state, config, images, splits[1], dtype, compiled)
+    return config, images, state, loop, facts(device) | {"precision": str(dtype), "compiled": compiled}
+
+
+def steps(how: Row) -> Row:
+    """Return the facts of this machine with `inputs`, `totals` and `state` of the first steps.
+
+    `inputs`: SHA-256 of the augmented images (uint8) and labels (int64) of the first three. `totals`: sum of
+    losses and count of right answers after each. `state`: SHA-256 of weights and average at the end.
+    """
+    config, images, state, loop, found = start(how)
     order, draws, _ = epoch_plan(config, 0, images.images, SINGLE_PROCESS)
     inputs, end, totals = hashlib.sha256(), hashlib.sha256(), []
     for step in range(FIRST):
@@ -85,16 +93,20 @@ def steps(how: Row) -> Row:
         next(loop)
         totals.append(state.epoch_sums.tolist())
     for network in filter(None, (state.model, state.ema)):
-        for key, tensor in sorted(network.state_dict().items()):
-            end.update(key.encode() + _content(tensor))
-    found = {"inputs": inputs.hexdigest(), "totals": totals, "state": end.hexdigest()}
-    return {**facts(device), "precision": str(dtype), "compiled": compiled, **found}
+        for name, tensor in sorted(network.state_dict().items()):
+            end.update(name.encode() + _content(tensor))
+    return {**found, "inputs": inputs.hexdigest(), "totals": totals, "state": end.hexdigest()}
 
 
 def compare(stages: lock.Stages) -> lock.Findings:
     """Compute the first steps and compare them with recorded ones of the same params and tensors."""
-    rows = [row for row in _recorded() if row["run"] == identity(stages)]
+    rows, row = [row for row in _recorded() if row["run"] == identity(stages)], hardware(stages)
     rows.sort(key=lambda row: row["precision"] == PLAIN["precision"])
+    if row and EPOCH.exists():
+        totals = pd.read_csv(EPOCH, float_precision="round_trip")[["loss_sum", "correct"]].head(FIRST)
+        rows.insert(0, row | {"totals": totals.to_numpy().tolist()})
+    if any(len(row["totals"]) < FIRST for row in rows):
+        raise UserError(f"{RECORDED}: a row has fewer than {FIRST} steps: `git diff HEAD results`")
     device = numerics.find_device("auto")
     here, alike = facts(device), [row for row in rows if _kind(row) == _kind(facts(device))]
     if alike and (not alike[0]["compiled"] or numerics.will_compile("auto", device)[0]):
@@ -112,7 +124,8 @@ def compare(stages: lock.Stages) -> lock.Findings:
             return
         if any(row["processor"] == here["processor"] and row["torch"] == here["torch"] for row in unequal):
             raise UserError(f"the first steps are not those of this very processor: {ELSE}")
-    plain = [row for row in rows if row["precision"] == PLAIN["precision"] and not row["compiled"]]
+    way = PLAIN["precision"], PLAIN["compiled"]
+    plain = [row for row in rows if "inputs" in row and (row["precision"], row["compiled"]) == way]
     if not plain:
         yield "----", "no first steps are recorded for these params: `python -m tools.verify --record`"
         return
@@ -150,9 +163,9 @@ def compare_epochs(stages: lock.Stages, count: int) -> lock.Findings:
 
 
 def record(stages: lock.Stages) -> None:
-    """Add the first steps on this machine to results/, on that of the published run also as it computed.
+    """Add the first steps on this machine to results/; on that of the published run its first epoch too.
 
-    Raises UserError when an epoch has too few steps.
+    Raises UserError when that epoch is not the one of plots/history.csv, or when an epoch has too few steps.
     """
     config = params.read("train", TrainConfig)
     if steps_per_epoch(config, files.read_metrics("data")["train_images"]) <= FIRST:
@@ -160,6 +173,18 @@ def record(stages: lock.Stages) -> None:
     row, ways = hardware(stages), [PLAIN]
     if row and row["processor"] == machine.processor():
         ways.append({name: row[name] for name in PLAIN})
+        *_, loop, _ = start(ways[1])
+        totals: list[list[float]] = []
+        for state, epoch in loop:
+            if epoch:
+                break
+            if state.step > len(totals):  # not between batches of validation
+                totals.append([state.step, *state.epoch_sums.tolist()])
+        lines = pd.DataFrame([epoch]).to_csv(index=False).splitlines()
+        if lines != Path("plots/history.csv").read_text().splitlines()[:2]:
+            raise UserError("epoch 1 is not the one of plots/history.csv here: its steps are not recorded")
+        table = pd.DataFrame(totals, columns=["step", "loss_sum", "correct"])
+        files.write_csv(EPOCH, table.astype({"step": int, "correct": int}))
     rows, same = _recorded(), ("run", "processor", "precision", "compiled")
     for how in ways:
         found = {"run": identity(stages)} | steps(how)

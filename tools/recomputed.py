@@ -47,8 +47,9 @@ def check_figures(stages: lock.Stages) -> lock.Findings:
                 remedy = "python -m tools.results" if path.suffix == ".md" else f"git diff HEAD {name}"
                 problem = str(error).splitlines()[0]
                 yield "FAIL", f"{name} does not follow from {source}: {problem}: `{remedy}`"
-    if not first_steps.RUN.exists():
-        yield "----", f"{first_steps.RUN} is missing: `python -m tools.results --record` where the run was"
+    for path, tool in ((first_steps.RUN, "results"), (first_steps.EPOCH, "verify")):
+        if not path.exists():
+            yield "----", f"{path} is missing: `python -m tools.{tool} --record` on the machine of the run"
     count = len(files.read_table("predictions"))
     yield "PASS", f"metrics, tables and pages follow from {count:,} predictions"
 
@@ -88,12 +89,18 @@ def of_predictions() -> Made:
 
 
 def of_history() -> Made:
-    """Return metrics/train.json and the record of the run."""
+    """Return metrics/train.json, the record of the run, and the totals of its first steps."""
     history, config = files.read_table("history"), params.read("train", TrainConfig)
     state = new_state(config, 1, torch.device("cpu"))
     state.history = [{str(name): row[name] for name in row} for row in history.to_dict("records")]
     state.epoch = len(history)
     made: Made = {"metrics/train.json": summary(state, config)}
+    if first_steps.EPOCH.exists():
+        totals = pd.read_csv(first_steps.EPOCH).astype(float)
+        step, first = totals["step"].iloc[-1], history.iloc[0]
+        images = step * config.batch_size
+        totals.iloc[-1] = [step, first["train_loss"] * step, first["train_accuracy"] * images]
+        made[str(first_steps.EPOCH)] = totals
     if sweep := first_steps.published():
         name, run = next(iter(sweep["runs"].items()))
         log = read_log(first_steps.RUN.with_suffix(".log.jsonl"))
