@@ -44,13 +44,6 @@ def test_repro_leaves_the_declared_results(finished: Clone) -> None:
     assert tables["classes"]["val"].tolist() == [10] * 10
 
 
-def test_a_second_repro_runs_nothing(finished: Clone) -> None:
-    printed = finished.dvc("repro")
-    assert "Running stage" not in printed
-    assert json.loads(finished.dvc("status", "--json")) == {}
-    assert scratch.git(finished.folder, "status", "--porcelain") == ""
-
-
 def test_change_a_number_and_compare(finished: Clone, tmp_path: Path) -> None:
     clone = finished.copy(tmp_path)
     clone.change({"train": {"optimizer": {"lr": 0.01}}})

@@ -28,16 +28,6 @@ VALUES: dict[str, str] = yaml.safe_load("""
 """)
 
 
-def test_settings_are_what_dvc_takes() -> None:
-    assert recipes.settings(yaml.safe_load(RECIPE)) == [
-        "train.all_images=true",
-        "train.schedule.warmup=0.3",
-        "train.optimizer.betas=[0.8, 0.9]",
-        "train.model.name=other",
-        "evaluate.precision=bfloat16",
-    ]
-
-
 def test_a_recipe_stands_on_others(tmp_path: Path) -> None:
     (tmp_path / "low.yaml").write_text("train: {epochs: 1, optimizer: {lr: 1, betas: [0, 0]}}")
     (tmp_path / "high.yaml").write_text("train: {epochs: 2}\nevaluate: {flip: true}")
