@@ -14,10 +14,10 @@ import torch
 from tqdm import tqdm
 
 from cifar_resnet import files
-from cifar_resnet.process import command, progress
+from cifar_resnet.process import command
 from cifar_resnet.serving import onnx_export
-from cifar_resnet.training.state import EpochMetrics, TrainState
 from tests.conftest import Clone
+from tests.made_up import flip_a_bit
 from tests.process.conftest import Workspace
 from tests.process.test_checkpoint import no_space
 from tools import scratch
@@ -27,12 +27,6 @@ def altered_model(changes: dict[str, Any]) -> None:
     """Let the model file say something else."""
     tensors, about = files.read_tensors(files.MODEL)
     files.write_tensors(files.MODEL, tensors, about | changes)
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 def no_archive(name: str) -> None:
@@ -110,27 +104,6 @@ def test_an_export_that_fails_leaves_no_file(workspace: Workspace, monkeypatch: 
     assert "No space left on device" in workspace.told("export")
     assert not files.ONNX.exists()
     assert not files.CARD.exists()
-
-
-def test_code_that_is_edited_while_training_runs_is_not_the_code_of_the_result(
-    prepared: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = Path("src/cifar_resnet/training/augmentation.py")
-    original, show = code.read_text(), progress.Progress.update
-
-    def edited(shown: progress.Progress, state: TrainState, record: EpochMetrics | None) -> None:
-        if record and record["epoch"] == 1:
-            code.write_text(original + "# edited\n")
-        show(shown, state, record)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(progress.Progress, "update", edited)
-        assert "training ran, so the result is not of what is there now" in prepared.told("train")
-    assert len(re.findall("changed while training runs: put it back", capsys.readouterr().out)) == 1
-    assert not files.MODEL.exists()
-    code.write_text(original)
-    prepared.run("train")  # finishes from the last checkpoint
-    assert "images/s" not in capsys.readouterr().out
 
 
 LEAST: dict[str, Any] = {

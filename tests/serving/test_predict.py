@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from cifar_resnet import files
 from cifar_resnet.errors import UserError
 from cifar_resnet.network.resnet import ResNet
 from cifar_resnet.serving import explanation
+from tests.made_up import flip_a_bit
 from tests.serving.conftest import CLASSES, PICTURES, by_hand, json_lines, noise, picture, stored
 from tools import predict
 from tools.scratch import ROOT
@@ -91,9 +93,7 @@ def test_a_network_that_cannot_be_read_is_the_users_error(
     model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    damaged = bytearray(model_path.read_bytes())
-    damaged[-5] ^= 1
-    Path("damaged").write_bytes(damaged)
+    flip_a_bit(Path(shutil.copy(model_path, "damaged")))
     files.write_tensors(Path("images"), {"images": torch.zeros(1)}, {"classes": CLASSES})
     torch.save({"weight": torch.zeros(1)}, "weights.pth")
     save_file({"weight": torch.zeros(1)}, "others.safetensors")
