@@ -21,8 +21,7 @@ CLASS = re.compile("|".join(synthetic.SHAPES))
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, str]:
     """A clone with the committed params in which `make demo` has run, and what it printed."""
-    folder = tmp_path_factory.mktemp("demo")
-    clone = Clone(folder / "clone", folder / "cache")
+    clone = Clone.make(tmp_path_factory.mktemp("demo"))
     shutil.copy(scratch.ROOT / "params.yaml", clone.folder)
     scratch.commit(clone.folder, "the committed params")
     return clone, clone.run("python", "-m", "tools.demo")

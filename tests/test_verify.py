@@ -165,7 +165,7 @@ Change = Callable[["pd.Series[Any]"], "pd.Series[Any]"] | str
 def alter(path: str, column: str, change: Change) -> None:
     """Change a column of a CSV, or replace `column` by a text in another file."""
     if isinstance(change, str):
-        Clone.at(Path(), Path()).edit(path, column, change)
+        Clone(Path(), Path()).edit(path, column, change)
     else:
         table = files.read_csv(Path(path))
         table[column] = change(table[column])

@@ -54,18 +54,14 @@ def pair(built: ResNet) -> tuple[ResNet, nn.Module]:
     return ours.to(memory_format=torch.channels_last), theirs
 
 
-@pytest.fixture
-def images() -> Tensor:
-    return torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=seeded(2))
-
-
 def assert_close(ours: Tensor, theirs: Tensor) -> None:
     """Equal but for the order of summation."""
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11 * max(1.0, theirs.abs().max().item()))
 
 
-def test_logits_and_a_training_step_equal_torchvision(pair: tuple[ResNet, nn.Module], images: Tensor) -> None:
+def test_logits_and_a_training_step_equal_torchvision(pair: tuple[ResNet, nn.Module]) -> None:
     """Logits in both modes, the gradient of every parameter and every running statistic."""
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=seeded(2))
     ours, theirs = (network.eval()(images) for network in pair)
     assert_close(ours, theirs)
     assert ours.std() > 0.01

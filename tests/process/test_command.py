@@ -84,15 +84,11 @@ def test_a_wrong_value_costs_nothing(finished: Clone, tmp_path: Path) -> None:
     assert clone.read(str(files.MODEL)) == before
 
 
-@pytest.fixture
-def results(workspace: Workspace, finished: Clone) -> None:
-    """Copies of all outputs in the workspace."""
+def test_an_export_that_fails_leaves_no_file(
+    workspace: Workspace, finished: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder in ("data", "models", "metrics", "plots"):
-        shutil.copytree(finished.folder / folder, folder, dirs_exist_ok=True)
-
-
-@pytest.mark.usefixtures("results")
-def test_an_export_that_fails_leaves_no_file(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+        shutil.copytree(finished.folder / folder, folder)
     for path in (files.ONNX, files.CARD):
         path.unlink()
     predict = onnx_export.predict_onnx
