@@ -30,12 +30,6 @@ def shown(figure: Figure) -> list[tuple[str, NDArray[np.uint8]]]:
     return [(title, np.asarray(images[0].get_array())) for title, images in pictures if images]
 
 
-def assert_shows(figure: Figure, images: torch.Tensor) -> None:
-    """Compare its pictures with (N, 3, H, W) images."""
-    found = [pixels for _, pixels in shown(figure)]
-    assert np.array_equal(np.stack(found), images.permute(0, 2, 3, 1))
-
-
 def flip_a_bit(path: Path, byte: int = -1) -> None:
     """Damage a file in its last byte or another one."""
     content = bytearray(path.read_bytes())
