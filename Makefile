@@ -65,7 +65,7 @@ harmless: setup  ## prove that an edit of train's code changes no bit, then put 
 # The most lines of Python: what a reader has to read; the benchmarks; the tests.
 SIZES := 6500:hubconf.py,src,stages,tools 700:benchmarks 7680:tests
 
-lint: setup  ## linter, types, import contract, sizes
+lint: setup  ## linter, types, import contract, sizes, schemas
 	@for size in $(SIZES); do \
 		lines=$$(find $$(echo $${size#*:} | tr , ' ') -name '*.py' | xargs cat | wc -l); \
 		[ $$lines -le $${size%%:*} ] || { echo "error: $${size#*:} have $$lines lines, allowed are $${size%%:*}"; exit 1; }; \
@@ -74,6 +74,9 @@ lint: setup  ## linter, types, import contract, sizes
 	ruff format --check .
 	mypy
 	lint-imports
+	check-jsonschema --quiet --builtin-schema vendor.citation-file-format --default-filetype yaml CITATION.cff
+	check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 # tests/conftest.py has the order: the longest tests first.
 PYTEST := pytest --numprocesses $(TESTERS) --dist loadscope --no-loadscope-reorder

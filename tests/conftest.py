@@ -1,6 +1,5 @@
 """Scratch clones with parameters so small that the six stages take seconds."""
 
-import copy
 import functools
 import multiprocessing
 import os
@@ -71,24 +70,18 @@ def quick() -> Path:
 class Clone:
     """A scratch clone and the commands a user would type in it."""
 
-    def __init__(self, folder: Path, cache: Path, changes: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, cache: Path) -> None:
         self.folder, self.cache = folder, cache
-        scratch.clone(folder, TINY)
-        self.change(changes or {})
-        scratch.commit(folder, "start")
 
     @classmethod
-    def at(cls, folder: Path, cache: Path) -> "Clone":
-        """Return the clone that is already there."""
-        clone = cls.__new__(cls)
-        clone.folder, clone.cache = folder, cache
-        return clone
+    def make(cls, folder: Path) -> "Clone":
+        """Make a tiny clone and its cache in `folder`."""
+        scratch.clone(folder / "clone", TINY)
+        return cls(folder / "clone", folder / "cache")
 
     def inside(self, folder: str) -> "Clone":
         """Return a clone that lies in this one."""
-        other = copy.copy(self)
-        other.folder = self.folder / folder
-        return other
+        return Clone(self.folder / folder, self.cache)
 
     def change(self, changes: dict[str, Any]) -> None:
         """Edit params.yaml."""
@@ -158,10 +151,8 @@ class Clone:
 
     def copy(self, folder: Path) -> "Clone":
         """Return a copy of this clone, DVC's cache and all, in a new folder."""
-        other = copy.copy(self)
-        other.folder = folder / "clone"
-        shutil.copytree(self.folder, other.folder)
-        return other
+        shutil.copytree(self.folder, folder / "clone")
+        return Clone(folder / "clone", self.cache)
 
 
 # The files with the longest tests: they begin first, so that no process works alone at the end.
@@ -203,7 +194,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
     """A tiny clone that has run nothing."""
-    return Clone(tmp_path / "clone", tmp_path / "cache")
+    return Clone.make(tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -217,10 +208,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     folder = shared / "finished"
     with FileLock(shared / "finished.lock"):
         if folder.exists():
-            return Clone.at(folder / "clone", folder / "cache")
-        making = shared / "making"
-        clone = Clone(making / "clone", making / "cache")
+            return Clone(folder / "clone", folder / "cache")
+        clone = Clone.make(shared / "making")
         clone.dvc("repro")
         scratch.commit(clone.folder, "results")
-        making.rename(folder)
-    return Clone.at(folder / "clone", folder / "cache")
+        (shared / "making").rename(folder)
+    return Clone(folder / "clone", folder / "cache")

@@ -1,6 +1,7 @@
-"""Made-up images, and what a figure shows."""
+"""Made-up images, what a figure shows, and damage to a file."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ def shown(figure: Figure) -> list[tuple[str, NDArray[np.uint8]]]:
     return [(title, np.asarray(images[0].get_array())) for title, images in pictures if images]
 
 
-def assert_shows(figure: Figure, images: torch.Tensor) -> None:
-    """Compare its pictures with (N, 3, H, W) images."""
-    found = [pixels for _, pixels in shown(figure)]
-    assert np.array_equal(np.stack(found), images.permute(0, 2, 3, 1))
+def flip_a_bit(path: Path, byte: int = -1) -> None:
+    """Damage a file in its last byte or another one."""
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)

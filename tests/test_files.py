@@ -14,7 +14,6 @@ from dvc.utils.serialize import load_yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
-from safetensors.torch import save_file
 
 from cifar_resnet import files, params
 from cifar_resnet.data import checksums, cifar10
@@ -161,28 +160,10 @@ def test_any_value_is_valid_or_refused_in_one_line(section: str, data: st.DataOb
         assert len(told.splitlines()) == 1
 
 
-def sealed(path: Path) -> dict[str, torch.Tensor]:
-    tensors = {
-        "images": torch.arange(3072, dtype=torch.uint8).view(1, 3, 32, 32),
-        "labels": torch.tensor([3]),
-    }
-    files.write_tensors(path, tensors, {"classes": ["a", "b"]})
-    return tensors
-
-
-def test_tensors_come_back_as_written_with_the_same_bytes() -> None:
-    one, other = Path("a.safetensors"), Path("b.safetensors")
-    tensors = sealed(one)
-    read, about = files.read_tensors(one)
-    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
-    assert about["classes"] == ["a", "b"]
-    sealed(other)
-    assert one.read_bytes() == other.read_bytes()
-
-
 def test_every_flipped_bit_and_every_truncation_of_tensors_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    sealed(path)
+    images = torch.arange(3072, dtype=torch.uint8).view(1, 3, 32, 32)
+    files.write_tensors(path, {"images": images, "labels": torch.tensor([3])}, {"classes": ["a", "b"]})
     content, chosen = path.read_bytes(), random.Random(0)
     header, end = 8 + int.from_bytes(content[:8], "little"), len(content)
     cuts = [0, 1, 7, 8, 9, header, end - 1, *chosen.sample(range(end), 3)]
@@ -208,16 +189,6 @@ def test_a_missing_or_damaged_file_says_how_to_get_it_again() -> None:
             files.read_tensors(path)
         files.write_bytes(path, b"short")
         with pytest.raises(UserError, match=f"^{path} is damaged.*{damaged}"):
-            files.read_tensors(path)
-
-
-def test_a_file_of_another_kind_is_not_called_damaged_alone() -> None:
-    path = Path("model.safetensors")
-    save_file({"weight": torch.zeros(3)}, path)
-    told = r"is damaged, or not a safetensors file that this project wrote$"
-    for content in (path.read_bytes(), b"\x80\x02pickle", b"\x08\x07onnx"):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=told):
             files.read_tensors(path)
 
 

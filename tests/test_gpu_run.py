@@ -25,7 +25,7 @@ def machines(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> dict[
     scratch.commit(home.folder, "before the run")
     machines = {"home": home}
     for name in ("gpu", "clone"):
-        machines[name] = Clone.at(folder / name, folder / f"{name}-cache")
+        machines[name] = Clone(folder / name, folder / f"{name}-cache")
     machines["gpu"].folder.mkdir()
     environment: dict[str, Any] = {"CIFAR10_SOURCE": str(folder / "official")}
     for name in ("CARRY", "BACK", "official"):  # the made-up images need no source

@@ -15,16 +15,11 @@ TRAINING = "      - src/cifar_resnet/training\n"  # in dvc.yaml
 
 
 @pytest.fixture
-def locked(finished: Clone, tmp_path: Path) -> Clone:
-    """A clone with a committed run."""
-    return finished.copy(tmp_path)
-
-
-@pytest.fixture
-def here(locked: Clone, monkeypatch: pytest.MonkeyPatch) -> Clone:
-    """The same, as the working folder of this process."""
-    monkeypatch.chdir(locked.folder)
-    return locked
+def locked(finished: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    """A clone with a committed run, the working folder of this process."""
+    clone = finished.copy(tmp_path)
+    monkeypatch.chdir(clone.folder)
+    return clone
 
 
 def test_an_edit_of_comments_is_proved_by_its_syntax(locked: Clone) -> None:
@@ -96,17 +91,17 @@ def test_annotations_and_new_files_are_no_matter_of_layout() -> None:
     ],
 )
 def test_more_than_an_edit_of_code_is_refused(
-    here: Clone, path: str, old: str, new: str, message: str
+    locked: Clone, path: str, old: str, new: str, message: str
 ) -> None:
     harmless.refuse(lock.locked())
-    here.edit(path, old, new) if old else (here.folder / path).unlink()
+    locked.edit(path, old, new) if old else (locked.folder / path).unlink()
     with pytest.raises(UserError, match=re.escape(message)):
         harmless.refuse(lock.locked())
 
 
-def test_a_lock_in_which_more_changes_is_put_back(here: Clone) -> None:
-    before = here.read("dvc.lock")
-    here.change({"train": {"patience": 9}})  # which dvc commit would record
+def test_a_lock_in_which_more_changes_is_put_back(locked: Clone) -> None:
+    before = locked.read("dvc.lock")
+    locked.change({"train": {"patience": 9}})  # which dvc commit would record
     with pytest.raises(UserError, match="more than the code"):
         harmless.record()
-    assert here.read("dvc.lock") == before
+    assert locked.read("dvc.lock") == before

@@ -15,7 +15,7 @@ from cifar_resnet.network.classifier import model_metadata, read_classifier
 from cifar_resnet.network.inference import NormalizationConfig, forward
 from cifar_resnet.network.model import build_model, read_config
 from cifar_resnet.randomness import generator
-from tests.made_up import random_images
+from tests.made_up import flip_a_bit, random_images
 from tools.scratch import ROOT
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -93,9 +93,7 @@ def test_without_models_the_file_of_the_lock_is_taken_from_released(
 def test_another_network_and_a_changed_byte_are_refused(model_file: Path, repository: Path) -> None:
     path = repository / "models/resnet50.safetensors"
     path.parent.mkdir()
-    content = bytearray(model_file.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    flip_a_bit(Path(shutil.copy(model_file, path)))
     with pytest.raises(ValueError, match="is damaged: its SHA-256"):
         load(repository)
     write_model(path, width=8)

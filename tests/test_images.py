@@ -1,9 +1,9 @@
-"""Images and their labels stay together, and small pictures are shown under their titles."""
+"""Images and their labels stay together; titles are cut to their length."""
 
 import torch
 
-from cifar_resnet.images import image_grid, truncate
-from tests.made_up import assert_shows, random_images, shown
+from cifar_resnet.images import truncate
+from tests.made_up import random_images
 
 
 def test_images_and_labels_stay_together() -> None:
@@ -14,15 +14,6 @@ def test_images_and_labels_stay_together() -> None:
     assert torch.equal(labels, whole.labels[index])
     assert [tensor.device.type for tensor in whole.to(torch.device("meta"))] == ["meta", "meta"]
     assert whole.channels_last().images.stride() == (3 * 32 * 32, 1, 3 * 32, 3)
-
-
-def test_titled_images_come_in_rows_and_the_rest_of_the_last_is_empty() -> None:
-    images = random_images(7).images
-    figure = image_grid(images, [f"number {i}" for i in range(7)], 3, "Random images")
-    assert figure.get_suptitle() == "Random images"
-    assert len(figure.axes) == 9
-    assert [title for title, _ in shown(figure)] == [f"number {i}" for i in range(7)]
-    assert_shows(figure, images)
 
 
 def test_each_line_is_cut_to_its_length() -> None:

@@ -28,16 +28,6 @@ VALUES: dict[str, str] = yaml.safe_load("""
 """)
 
 
-def test_settings_are_what_dvc_takes() -> None:
-    assert recipes.settings(yaml.safe_load(RECIPE)) == [
-        "train.all_images=true",
-        "train.schedule.warmup=0.3",
-        "train.optimizer.betas=[0.8, 0.9]",
-        "train.model.name=other",
-        "evaluate.precision=bfloat16",
-    ]
-
-
 def test_a_recipe_stands_on_others(tmp_path: Path) -> None:
     (tmp_path / "low.yaml").write_text("train: {epochs: 1, optimizer: {lr: 1, betas: [0, 0]}}")
     (tmp_path / "high.yaml").write_text("train: {epochs: 2}\nevaluate: {flip: true}")
@@ -82,12 +72,6 @@ def test_the_line_ends_of_params_stay(tmp_path: Path) -> None:
         (tmp_path / "params.yaml").write_bytes(text.encode())
         scratch.change(tmp_path / "params.yaml", {"train": {"epochs": 2}})
         assert (tmp_path / "params.yaml").read_bytes().decode() == text.replace("epochs: 1", "epochs: 2")
-
-
-def test_a_recipe_is_named_after_its_path() -> None:
-    assert recipes.recipe_name(Path("recipes/ablation/no-cutmix.yaml")) == "ablation-no-cutmix"
-    assert recipes.recipe_name(Path("recipes/quick.yaml").absolute()) == "quick"
-    assert recipes.recipe_name(Path("/elsewhere/mine.yaml")) == "mine"
 
 
 def test_the_original_says_every_value() -> None:
@@ -149,4 +133,5 @@ def test_a_recipe_goes_into_params(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         recipes.main()
         pairs = zip(before.splitlines(), path.read_bytes().splitlines(), strict=True)
         assert sum(line != new for line, new in pairs) == changed, "the other lines stay"
+    assert recipes.recipe_name(Path("mine.yaml")) == "mine", "its file's name, since it is not in recipes/"
     assert yaml.safe_load(path.read_text()) == scratch.merge(yaml.safe_load(before), yaml.safe_load(RECIPE))

@@ -29,16 +29,11 @@ def made(finished: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 
 @pytest.fixture
-def published(made: Clone, tmp_path: Path) -> Clone:
-    """A copy of the published clone."""
-    return made.copy(tmp_path)
-
-
-@pytest.fixture
-def here(published: Clone, monkeypatch: pytest.MonkeyPatch) -> Clone:
-    """The same, as the working folder of this process."""
-    monkeypatch.chdir(published.folder)
-    return published
+def published(made: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    """A copy of the published clone, the working folder of this process."""
+    clone = made.copy(tmp_path)
+    monkeypatch.chdir(clone.folder)
+    return clone
 
 
 def verdicts(printed: str) -> dict[str, str]:
@@ -117,26 +112,26 @@ def test_steps_are_recorded_only_on_a_machine_that_repeats_the_published_epoch(p
     assert "epoch 1 is not the one of plots" in published.run(*VERIFY, "--record", status=1)
 
 
-def test_the_digests_of_files_and_folders_are_those_of_dvc(here: Clone) -> None:
+def test_the_digests_of_files_and_folders_are_those_of_dvc(published: Clone) -> None:
     stages = lock.locked()
     for stage in stages.values():
         assert lock.digests(stage.code) == lock.digests(stage.code, "HEAD") == stage.code
-    (here.folder / TRAINING / ".loop.py.swp").write_text("an editor's")
+    (published.folder / TRAINING / ".loop.py.swp").write_text("an editor's")
     wanted = stages["train"].code
     assert lock.digests(wanted) == wanted
-    here.edit(f"{TRAINING}/loop.py", '"""', '"""More. ')
-    scratch.commit(here.folder, "an edit")
+    published.edit(f"{TRAINING}/loop.py", '"""', '"""More. ')
+    scratch.commit(published.folder, "an edit")
     assert lock.digests(wanted, "HEAD") != wanted
     assert lock.digests(wanted, lock.base(wanted)) == wanted
 
 
-def test_the_lock_is_held_against_everything_that_it_names(here: Clone) -> None:
+def test_the_lock_is_held_against_everything_that_it_names(published: Clone) -> None:
     stages = dict(lock.locked())
     assert not differs(verify.check_lock(stages))
-    here.edit("metrics/test.json", '"test_loss": ', '"test_loss": 1')
-    here.edit("params.yaml", "patience: 10", "patience: 9")
-    here.edit("dvc.yaml", "cmd: python -m stages.export", "cmd: python -O -m stages.export")
-    (here.folder / "plots/confusion.png").unlink()
+    published.edit("metrics/test.json", '"test_loss": ', '"test_loss": 1')
+    published.edit("params.yaml", "patience: 10", "patience: 9")
+    published.edit("dvc.yaml", "cmd: python -m stages.export", "cmd: python -O -m stages.export")
+    (published.folder / "plots/confusion.png").unlink()
     assert [line.split(":")[0] for line in differs(verify.check_lock(stages)).splitlines()] == [
         *("params.yaml", "dvc.yaml", "params.yaml"),  # of train, of export twice
         *("metrics/test.json is not the one in dvc.lock", "plots/confusion.png is not the one in dvc.lock"),
@@ -158,7 +153,7 @@ Change = Callable[["pd.Series[Any]"], "pd.Series[Any]"] | str
 def alter(path: str, column: str, change: Change) -> None:
     """Change a column of a CSV, or replace `column` by a text in another file."""
     if isinstance(change, str):
-        Clone.at(Path(), Path()).edit(path, column, change)
+        Clone(Path(), Path()).edit(path, column, change)
     else:
         table = files.read_csv(Path(path))
         table[column] = change(table[column])
@@ -192,14 +187,14 @@ PREDICTIONS, RUN = "plots/predictions.csv", "results/default.json"
     ],
 )
 def test_a_figure_that_does_not_follow_is_named(
-    here: Clone, path: str, old: str, new: Change, named: str
+    published: Clone, path: str, old: str, new: Change, named: str
 ) -> None:
     assert not differs(recomputed.check_figures(lock.locked()))
     alter(path, old, new)
     assert re.search(named, differs(recomputed.check_figures(lock.locked())))
 
 
-def test_nan_follows_from_nothing(here: Clone) -> None:
+def test_nan_follows_from_nothing(published: Clone) -> None:
     alter(PREDICTIONS, "loss", lambda old: old * float("nan"))
     files.write_metrics("test", files.read_metrics("test") | {"test_loss": float("nan")})
     assert '"test_loss"' in differs(recomputed.check_figures(lock.locked()))
@@ -216,7 +211,7 @@ def test_nan_follows_from_nothing(here: Clone) -> None:
     ],
 )
 def test_answers_that_the_weights_do_not_give_are_found(
-    here: Clone, column: str, change: Change, named: str
+    published: Clone, column: str, change: Change, named: str
 ) -> None:
     stages = lock.locked()
     assert not differs(verify.check_weights(stages, 0, full=True))
@@ -235,7 +230,7 @@ def test_answers_that_the_weights_do_not_give_are_found(
     ],
 )
 def test_weights_that_were_made_for_the_check_are_found(
-    here: Clone, change: Callable[[dict[str, Any], dict[str, Any]], object], named: str
+    published: Clone, change: Callable[[dict[str, Any], dict[str, Any]], object], named: str
 ) -> None:
     weights, about = files.read_tensors(files.MODEL)
     change(weights, about)
@@ -247,7 +242,7 @@ def test_weights_that_were_made_for_the_check_are_found(
     assert named in differs(verify.check_weights(lock.locked(), 0, full=False))
 
 
-def test_without_a_published_run_the_parts_say_what_is_missing(here: Clone) -> None:
+def test_without_a_published_run_the_parts_say_what_is_missing(published: Clone) -> None:
     stages = {name: stage for name, stage in lock.locked().items() if name in ("fetch", "preprocess")}
     for part in (
         verify.check_lock,

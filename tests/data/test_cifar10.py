@@ -11,12 +11,10 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, cifar
 
-from cifar_resnet.data import cifar10
 from cifar_resnet.data.cifar10 import META, TEST_BATCH, TRAIN_BATCHES, decode_batch, decode_class_names
 from cifar_resnet.data.sources import fetch_cifar10
 from cifar_resnet.data.summary import channel_statistics
 from cifar_resnet.data.synthetic import SHAPES, SyntheticConfig, masks, synthetic_files
-from cifar_resnet.errors import UserError
 from cifar_resnet.images import concatenate
 
 SMALL = SyntheticConfig(train_images=250, test_images=20, seed=0)
@@ -101,11 +99,6 @@ def test_hostile_files_never_act(
             decode(content)
     assert not list(tmp_path.iterdir())
     assert set(sys.modules) == modules
-
-
-def test_cifar10_has_one_size() -> None:
-    with pytest.raises(UserError, match=r"preprocess.image_size must be 32 \(it is 64\)"):
-        cifar10.read_cifar10(64)
 
 
 def test_a_seed_gives_the_same_bytes_of_balanced_classes_and_another_one_other_images() -> None:

@@ -233,7 +233,7 @@ def test_full_disk_is_raised_at_once(mirror: Mirror, place: Place, monkeypatch: 
     assert len(source.asked) == asked + 1, "a part that is whole serves"
 
 
-@pytest.mark.parametrize("source", ["{}", "~", "file://{}/a%20b.tgz"])
+@pytest.mark.parametrize("source", ["{}", f"{{}}/{FOLDER}", "~", "file://{}/a%20b.tgz"])
 def test_local_source_serves(source: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     home = place.folder / "home"
     monkeypatch.setenv("HOME", str(home))

@@ -1,7 +1,6 @@
 """Folders and archives that hold the seven files, and ones that are damaged or hostile."""
 
 import gzip
-import shutil
 import tarfile
 import zlib
 from pathlib import Path
@@ -61,17 +60,11 @@ def test_archive_of_any_layout_serves(content: bytes, out: Path) -> None:
     assert unpacked(content, out) == FILES
 
 
-def test_folder_serves_unless_it_lacks_a_file_or_holds_a_wrong_one(tmp_path: Path, out: Path) -> None:
+def test_folder_that_lacks_a_file_or_holds_a_wrong_one_is_refused(tmp_path: Path, out: Path) -> None:
     source = tmp_path / FOLDER
     source.mkdir()
-    for name, content in FILES.items():
+    for name, content in (FILES | {"test_batch": b"?"}).items():
         (source / name).write_bytes(content)
-    for given in (tmp_path, source):
-        unpack(given, out)
-        assert contents(out) == FILES
-        shutil.rmtree(out)
-        out.mkdir()
-    (source / "test_batch").write_bytes(b"?")
     with pytest.raises(SourceError, match="test_batch is not the official file: SHA-256 8a8de823d5ed, not "):
         unpack(tmp_path, out)
     (source / "test_batch").unlink()

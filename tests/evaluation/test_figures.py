@@ -19,7 +19,7 @@ from cifar_resnet.data.summary import samples
 from cifar_resnet.evaluation import figures
 from cifar_resnet.images import Images
 from cifar_resnet.serving import explanation
-from tests.made_up import assert_shows, png, random_images, shown
+from tests.made_up import png, random_images, shown
 
 CLASSES = ["airplane", "automobile", "bird", "cat"]
 
@@ -124,8 +124,9 @@ def test_mistakes_come_by_confidence_with_prediction_and_truth() -> None:
     heading = "Most confident errors (3 of 5 test images are wrong): prediction, truth"
     assert figure.get_suptitle() == heading
     titles = ["automobile 90%\nis bird", "bird 70%\nis cat", "airplane 50%\nis automobile"]
-    assert [title for title, _ in shown(figure)] == titles
-    assert_shows(figure, IMAGES[[2, 3, 1]])
+    found, pictures = zip(*shown(figure), strict=True)
+    assert list(found) == titles
+    assert np.array_equal(np.stack(pictures), IMAGES[[2, 3, 1]].permute(0, 2, 3, 1))
 
 
 def test_the_names_of_classes_are_shown_as_they_are_and_never_read_as_mathematics() -> None:

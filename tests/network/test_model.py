@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -55,18 +54,14 @@ def pair(built: ResNet) -> tuple[ResNet, nn.Module]:
     return ours.to(memory_format=torch.channels_last), theirs
 
 
-@pytest.fixture
-def images() -> Tensor:
-    return torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=seeded(2))
-
-
 def assert_close(ours: Tensor, theirs: Tensor) -> None:
     """Equal but for the order of summation."""
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11 * max(1.0, theirs.abs().max().item()))
 
 
-def test_logits_and_a_training_step_equal_torchvision(pair: tuple[ResNet, nn.Module], images: Tensor) -> None:
+def test_logits_and_a_training_step_equal_torchvision(pair: tuple[ResNet, nn.Module]) -> None:
     """Logits in both modes, the gradient of every parameter and every running statistic."""
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=seeded(2))
     ours, theirs = (network.eval()(images) for network in pair)
     assert_close(ours, theirs)
     assert ours.std() > 0.01
@@ -118,12 +113,6 @@ def test_the_generator_alone_decides_the_initial_weights() -> None:
     assert not any(torch.equal(first[name], other[name]) for name in drawn)
 
 
-def test_the_numbers_of_blocks_and_classes_are_those_of_the_config() -> None:
-    network = build_model(ResNetConfig(width=5, blocks=(1, 2, 1, 3)), 7, seeded(0))
-    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 7)
-    assert [len(getattr(network, f"layer{i}")) for i in (1, 2, 3, 4)] == [1, 2, 1, 3]
-
-
 def test_a_restored_network_gives_the_same_logits_and_is_laid_out_channels_last() -> None:
     network = build_model(NARROW, 10, seeded(0))
     images = torch.randn(8, 3, 32, 32, generator=seeded(1))
@@ -133,14 +122,6 @@ def test_a_restored_network_gives_the_same_logits_and_is_laid_out_channels_last(
         assert torch.equal(restored.eval()(images), network.eval()(images))
     for parameter in [*network.parameters(), *restored.parameters()]:
         assert parameter.dim() != 4 or parameter.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_weights_of_another_network_are_refused_in_one_line() -> None:
-    weights = build_model(NARROW, 10, seeded(0)).state_dict()
-    told = r"do not fit a network of width 5 and blocks \(1, 1, 1, 1\): .*"
-    with pytest.raises(UserError, match=told) as caught:
-        restore_model(NARROW.model_copy(update={"width": 5}), 10, weights)
-    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_with_zero_gamma_each_block_starts_as_its_shortcut() -> None:
@@ -158,8 +139,6 @@ def test_a_model_file_does_not_name_resnet_and_is_read_all_the_same() -> None:
     assert to_metadata(RESNET50) == {"width": 64, "blocks": [3, 4, 6, 3]}
     assert read_config(to_metadata(RESNET50)) == RESNET50
     assert read_config(RESNET50.model_dump()) == RESNET50
-    with pytest.raises(ValidationError, match="does not match any of the expected tags"):
-        read_config({"name": "another", "width": 64})
 
 
 class Plain(Network):

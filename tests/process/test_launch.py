@@ -14,14 +14,13 @@ from cifar_resnet.process import launch
 from tests.conftest import OUTPUTS, Clone
 
 pytestmark = pytest.mark.slow
-TWO = {"train": {"processes": 2}}
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, dict[str, bytes]]:
     """A clone that has trained in two processes, through DVC, and what came out."""
-    folder = tmp_path_factory.mktemp("two")
-    clone = Clone(folder / "clone", folder / "cache", TWO)
+    clone = Clone.make(tmp_path_factory.mktemp("two"))
+    clone.change({"train": {"processes": 2}})
     printed = clone.dvc("repro", "train")
     assert re.findall(r"^epoch (\d)/3", printed, re.MULTILINE) == ["1", "2", "3"], "one process speaks"
     (kept,) = (clone.cache / "cifar-resnet/resume").iterdir()

@@ -19,6 +19,7 @@ from cifar_resnet.errors import UserError
 from cifar_resnet.process import checkpoint
 from stages import train
 from tests.conftest import FORK, OUTPUTS, Clone
+from tests.made_up import flip_a_bit
 from tests.process.conftest import Workspace
 from tests.process.test_checkpoint import at, no_space
 
@@ -88,22 +89,18 @@ def failing(error: Exception) -> Callable[..., None]:
     return fail
 
 
-def edit() -> None:
-    path = Path("params.yaml")
-    path.write_text(path.read_text().replace("epochs: 3", "epochs: 4"))
+def edit(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
 
 
+PARAMS, CODE = Path("params.yaml"), Path("src/cifar_resnet/training/augmentation.py")
 # By the first column of the table in stages/train.py: faults, the status of each and what is said.
 Ending = tuple[str, Callable[[], object], int, str]
 ENDINGS: dict[str, list[Ending]] = {
     "the last epoch": [],  # `finish`, and test_runs.py with DVC
     "SIGINT, SIGTERM, SIGHUP": [
-        (
-            "SIGTERM",
-            signals(signal.SIGTERM),
-            128 + signal.SIGTERM,
-            "SIGTERM: saving a checkpoint",
-        ),
+        ("SIGTERM", signals(signal.SIGTERM), 128 + signal.SIGTERM, "SIGTERM: saving a checkpoint"),
+        ("SIGHUP", signals(signal.SIGHUP), 128 + signal.SIGHUP, "SIGHUP: saving a checkpoint"),
         ("nobody reads", signals(signal.SIGINT), 128 + signal.SIGINT, "^130$"),
         ("no space left", signals(signal.SIGINT), 1, "error: .*could not save .* No space left on device"),
     ],
@@ -122,7 +119,18 @@ ENDINGS: dict[str, list[Ending]] = {
     "a bug": [("a bug", failing(RuntimeError("broken")), 1, "^RuntimeError: broken$")],
     "SIGKILL, power cut": [],  # above
     "params.yaml or code edited meanwhile": [
-        ("params.yaml edited", edit, 1, "^error: params.yaml's train section was changed while training ran"),
+        (
+            "params.yaml edited",
+            partial(edit, PARAMS, "epochs: 3", "epochs: 4"),
+            1,
+            "^error: params.yaml's train section was changed while training ran",
+        ),
+        (
+            "code edited",
+            partial(edit, CODE, "import torch\n", "import torch  # edited\n"),
+            1,
+            "^error: .* code .* was changed while training ran, so the result is not of what is there now",
+        ),
     ],
 }
 
@@ -146,7 +154,8 @@ def test_a_run_ends_as_the_stages_table_says_and_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    params = Path("params.yaml").read_bytes()
+    before = {path: path.read_bytes() for path in (PARAMS, CODE)}
+    handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         at(patch, "yield", fault, 14)
         if kind == "no space left":
@@ -157,18 +166,23 @@ def test_a_run_ends_as_the_stages_table_says_and_goes_on(
                 os.close(reading)
                 pipe = open(writing, "w", buffering=1, closefd=False)  # noqa: SIM115
                 at(patch, "yield", partial(patch.setattr, sys, name, pipe), count)
-        if kind not in ("SIGTERM", "nobody reads", "no space left"):
+        if status == 1 and kind != "no space left":
             save_every_step(patch)
         try:
             ended = prepared.run("train", status)
         except RuntimeError as bug:
             ended = f"{type(bug).__name__}: {bug}"
-    assert re.search(said, "\n".join([*capsys.readouterr(), ended]), re.MULTILINE)
+    printed = "\n".join([*capsys.readouterr(), ended])
+    assert re.search(said, printed, re.MULTILINE)
+    assert printed.count("changed while training runs: put it back") == ("edited" in kind), "once"
+    assert signal.getsignal(signal.SIGTERM) is handler
     assert not list(Path("models").glob("*"))
     assert len(files.read_table("history")) >= 1, "what `dvc plots show` draws meanwhile"
-    Path("params.yaml").write_bytes(params)
+    for path, content in before.items():
+        path.write_bytes(content)
     assert finish(prepared) == trained.outputs()
-    length = {"params.yaml edited": "3 epochs and 0", "no space left": "1 epochs and 0"}
+    length = dict.fromkeys(("params.yaml edited", "code edited"), "3 epochs and 0")
+    length |= dict.fromkeys(("no space left", "a second signal"), "1 epochs and 0")
     resumed = f"resuming this run after {length.get(kind, '1 epochs and [1-9]')} steps"
     assert re.search(resumed, capsys.readouterr().out)
 
@@ -182,9 +196,7 @@ def test_a_run_goes_on_in_another_clone_with_a_moved_cache_folder_and_a_damaged_
     kill(first, "folder fsync", 5)
     first.cache.rename(prepared.cache)
     newest = sorted((prepared.cache / "resume").glob("*/[0-9]*.pt"))[-1]
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 4
-    newest.write_bytes(content)
+    flip_a_bit(newest)
     assert finish(prepared) == trained.outputs()
     printed = capsys.readouterr().out
     assert f"the checkpoint {newest.name} is damaged" in printed

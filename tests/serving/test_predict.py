@@ -14,12 +14,13 @@ import onnx
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from cifar_resnet import files
 from cifar_resnet.errors import UserError
 from cifar_resnet.network.resnet import ResNet
 from cifar_resnet.serving import explanation
-from tests.conftest import Clone
+from tests.made_up import flip_a_bit
 from tests.serving.conftest import CLASSES, PICTURES, by_hand, json_lines, noise, picture, stored
 from tools import predict
 from tools.scratch import ROOT
@@ -92,18 +93,18 @@ def test_a_network_that_cannot_be_read_is_the_users_error(
     model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    damaged = bytearray(model_path.read_bytes())
-    damaged[-5] ^= 1
-    Path("damaged").write_bytes(damaged)
+    flip_a_bit(Path(shutil.copy(model_path, "damaged")))
     files.write_tensors(Path("images"), {"images": torch.zeros(1)}, {"classes": CLASSES})
     torch.save({"weight": torch.zeros(1)}, "weights.pth")
+    save_file({"weight": torch.zeros(1)}, "others.safetensors")
     Path("network.onnx").write_bytes(onnx.helper.make_model(onnx.GraphProto()).SerializeToString())
     named = {"classes": CLASSES, "model": {"name": "another"}, "normalization": {}}
     files.write_tensors(Path("foreign"), {"images": torch.zeros(1)}, named)
     strange = "is damaged, or not a safetensors file that this project wrote$"
     told = {"nowhere": "is missing$", "damaged": "is damaged", "images": "no trained network"}
     told["foreign"] = "describes a network that this code does not know"
-    for path, reason in {**told, "weights.pth": strange, "network.onnx": strange}.items():
+    told |= dict.fromkeys(("weights.pth", "others.safetensors", "network.onnx"), strange)
+    for path, reason in told.items():
         with pytest.raises(UserError, match=f"^{path} .*{reason}"):
             predict.main(["x.png", "--model", path])
     with pytest.raises(IsADirectoryError):
@@ -168,18 +169,3 @@ def test_a_reader_that_goes_away_ends_it_quietly(folder: Path, model_path: Path)
     done = predicted(str(folder), "--model", str(model_path), stdout=writing)
     os.close(writing)
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
-
-
-def test_each_clone_runs_its_own_code(clone: Clone, tmp_path: Path, folder: Path, model_path: Path) -> None:
-    shutil.copytree(folder, clone.folder / "in")
-    (clone.folder / "models").mkdir()
-    shutil.copy(model_path, clone.folder / files.MODEL)
-    other = clone.copy(tmp_path / "other")
-    with (other.folder / "src/cifar_resnet/data/pictures.py").open("a") as changed:
-        changed.write("\nprint('the other clone')\n")
-    installed = str(clone.folder / "src")  # whichever is
-    first, second = (
-        place.run("python", "-m", "tools.predict", "in", PYTHONPATH=installed) for place in (clone, other)
-    )
-    assert len(first.splitlines()) == 6
-    assert second == "the other clone\n" + first

@@ -78,15 +78,6 @@ def test_augment_equals_torchvision_at_the_edges_of_every_range() -> None:
     )
 
 
-def test_memory_layout_and_the_given_images_do_not_matter() -> None:
-    images = random_images(20)
-    before = images.clone()
-    draws = sample(RECIPE, 20, 32, generator(0, "augmentation"))
-    moved = augment(images, draws, padding=4)
-    assert torch.equal(images, before)
-    assert torch.equal(augment(images.to(memory_format=torch.channels_last), draws, padding=4), moved)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 def test_compiled_and_fused_with_normalization_it_gives_the_same(device: str) -> None:

@@ -1,7 +1,6 @@
 """Several processes that train as one: they compute what one computes, and the same bits every time."""
 
 import copy
-import itertools
 import os
 import socket
 from collections.abc import Callable
@@ -39,18 +38,6 @@ def together(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
         port = free.getsockname()[1]
     with FORK.Pool(size) as pool:  # each takes one call, because a call waits for the others
         return pool.starmap(one_of, [(rank, size, port, work, arguments) for rank in range(size)], 1)
-
-
-@pytest.mark.parametrize(("size", "before"), [(1, True), (4, True), (4, False)])
-def test_the_shares_of_all_are_every_global_batch(size: int, before: bool) -> None:
-    order = torch.randperm(50)
-    shares = [order[World(rank, size).shard_indices(6, 8, before)] for rank in range(size)]
-    own = torch.cat([share[:, 1:] if before else share for share in shares], 1)
-    assert torch.equal(own, order[:48].view(6, 8))
-    if before:
-        assert torch.equal(shares[0][:, 0], order[:48].view(6, 8)[:, -1]), "a circle"
-        for one, following in itertools.pairwise(shares):
-            assert torch.equal(following[:, 0], one[:, -1])
 
 
 def batch_norm(world: World, images: Tensor, gradient: Tensor, plain: nn.Module, compiled: bool) -> Any:
