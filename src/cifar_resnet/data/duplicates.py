@@ -24,7 +24,7 @@ NOISE = 2.0  # grey levels; weaker details than this count as noise
 
 
 class DuplicatesConfig(Config):
-    """`threshold`: agreement of details from which two images count as near-duplicates; ALIKE hides lower ones."""
+    """`threshold`: agreement of details from which two images count as near-duplicates (from ALIKE)."""
 
     threshold: float = Field(ge=ALIKE, le=1)
 

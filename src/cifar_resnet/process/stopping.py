@@ -1,4 +1,4 @@
-"""Signals stop a run where all of its processes are at the same step; stages/train.py lists what happens then."""
+"""Signals stop a run where all of its processes are at the same step; stages/train.py says what follows."""
 
 import signal
 import sys
