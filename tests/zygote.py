@@ -3,9 +3,8 @@
 Most of a tiny run's time is importing PyTorch. `python tests/zygote.py FOLDER OWNER` fills FOLDER with a
 `python`, a `dvc` and a `torchrun` that hand their work to this process over a socket: a child gets their
 arguments, environment, working folder and the three standard files, runs the same module, and ends with the
-status that they end with. No signal reaches it: what is to get signals runs with REAL_PYTHON in its
-environment. Our own modules are not loaded before the fork. The process removes the folder and ends when the
-process OWNER, which runs the tests, has ended.
+status that they end with. They pass signals on to it. Our own modules are not loaded before the fork. The
+process removes the folder and ends when the process OWNER, which runs the tests, has ended.
 """
 
 import atexit
@@ -30,7 +29,7 @@ PRELOAD = (
 )
 REQUEST = 2**20  # bytes, at most
 CLIENT = """#!{python} -SE
-import json, os, socket, sys
+import json, os, signal, socket, sys
 given = {prefix!r} + sys.argv[1:]
 words = given[1:] if given[:1] == ["-u"] else given  # torchrun gives -u; what is forked buffers no line
 ours = words[:1] == ["-m"] and words[1].startswith(("stages.", "tools.", "dvc", "torch.distributed.run"))
@@ -40,6 +39,9 @@ server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 server.connect({address!r})
 request = json.dumps([words[1:], dict(os.environ), os.getcwd()]).encode()
 socket.send_fds(server, [request], [0, 1, 2])
+child = int(server.recv(16))
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: os.kill(child, number))
 sys.exit(int(server.recv(16) or 1))
 """
 
@@ -82,7 +84,10 @@ def attend(connection: socket.socket) -> None:
     os.environ.update(environment)
     sys.path[0] = cwd
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    connection.send(str(os.getpid()).encode())
     status = 0
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -29,8 +29,9 @@ Sweep = dict[str, Any]  # what tools.sweep writes: command, recipe, commit, and 
 RESULTS, DOCUMENT, README = Path("results"), Path("docs/results.md"), Path("README.md")
 DEFAULT, ORIGINAL = "default", "original"
 SHOWN = (DEFAULT, ORIGINAL, "quick", "coffee")  # in the README
-BLOCK = re.compile(r"(?<=<!-- python -m tools.results -->\n).*(?=<!-- end -->\n)", re.DOTALL)
+BLOCK = re.compile(r"(?<=tools/readme.md.jinja -->\n).*(?=<!-- end -->\n)", re.DOTALL)
 PUBLISHED = RESULTS / "published.csv"  # what the original recipe reached elsewhere, in % of the test images
+SAME = ["commit", "dirty", "torch", "device", "flags", "threads", "precision", "compiled"]
 
 
 def read() -> dict[str, Sweep]:
@@ -118,7 +119,7 @@ def summary(sweep: Sweep) -> dict[str, Any]:
     model, mean = build_model(config, 10, generator(0, "initialization")), runs["test.test_accuracy"].mean()
     return sweep | {
         "network": model.name,
-        "width": config.width,
+        "width": getattr(config, "width", None),  # another network may have none
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "accuracy": mean,
         "interval": over_images(mean, runs["data.test_images"][0]),
@@ -136,15 +137,20 @@ def block() -> str:
 def record(name: str) -> None:
     """Write results/NAME.json and its log for the run whose results are in the workspace.
 
-    Raises UserError when the log does not hold all epochs of the run.
+    Raises UserError when the log does not hold all epochs of the run, or its processes ran different code.
     """
     log = files.LOGS / "train.jsonl"
     facts, lines = training(read_log(log), files.read_table("history"))
     if not lines:
         raise UserError(f"{log} does not hold all epochs of plots/history.csv: bring that run's log")
+    starts = [line for line in lines if "resumed" in line]
+    for fact in SAME:
+        found = {json.dumps(start.get(fact, "missing")) for start in starts}
+        if len(found) > 1 or '"missing"' in found:
+            raise UserError(f"{log}: {fact} is {' and '.join(sorted(found))} in the processes of one run")
     recipe = {section: params.read_section(section) for section in ("preprocess", "train", "evaluate")}
     metrics = {stage: files.read_metrics(stage) for stage in ("data", "train", "test")}
-    commit = lines[0]["commit"] + "-dirty" * lines[0]["dirty"]
+    commit = starts[0]["commit"] + "-dirty" * starts[0]["dirty"]
     run = f"{name}-{recipe['train']['seed']}"
     sweep = {"command": "dvc repro", "recipe": recipe, "commit": commit, "runs": {run: {**metrics, **facts}}}
     write(name, sweep, {run: lines})
