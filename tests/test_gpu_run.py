@@ -75,18 +75,30 @@ def test_the_readme_and_the_results_say_what_the_run_reached(machines: dict[str,
     assert all(f"| {name} | {100 * share:.1f} |" in page for name, share in ours.items())
 
 
+def test_a_run_on_a_gpu_is_recorded_under_its_name(machines: dict[str, Clone], tmp_path: Path) -> None:
+    home = machines["home"].copy(tmp_path)
+    log = home.folder / "logs/train.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines[0] |= {"device": "NVIDIA H200", "threads": None, "precision": "torch.bfloat16"}
+    del lines[0]["flags"]  # as `fingerprint` leaves them out
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    home.run("python", "-m", "tools.results", "--record")
+    readme = home.read("README.md").decode()
+    assert re.search(r"^\| default \|.* \| NVIDIA H200, bfloat16 \|$", readme, re.MULTILINE)
+    assert re.search("steps .* in bfloat16: every digit equals that of NVIDIA H200$", readme, re.MULTILINE)
+
+
 def test_an_incomplete_record_is_refused(machines: dict[str, Clone], tmp_path: Path) -> None:
     home = machines["home"].copy(tmp_path)
     readme, log = home.folder / "README.md", home.folder / "logs/train.jsonl"
     whole, lines = readme.read_text(), log.read_text()
     record = home.folder / "results/default.json"
     record.unlink()
-    resumed = json.loads(lines.splitlines()[0]) | {"resumed": True, "threads": 64}
+    resumed = json.loads(lines.splitlines()[0]) | {"resumed": True, "commit": None}
     for page, notes, told in (
         (whole.replace("<!-- end -->", ""), lines, "README.md lacks the two comments"),
         (whole, lines.replace('"epoch":2', '"epoch":9'), "logs/train.jsonl does not hold all epochs"),
-        (whole, lines.replace('"commit"', '"was"'), 'commit is "missing"'),
-        (whole, f"{lines}{json.dumps(resumed)}\n", "threads is 1 and 64"),
+        (whole, f"{lines}{json.dumps(resumed)}\n", "logs/train.jsonl lacks the commit of a process"),
     ):
         readme.write_text(page)
         log.write_text(notes)

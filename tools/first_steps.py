@@ -120,9 +120,9 @@ def compare(stages: lock.Stages) -> lock.Findings:
         ]
         if not unequal:
             words = f"{how['precision']}{', compiled' * how['compiled']}".removeprefix("torch.")
-            yield "PASS", f"{FIRST + 1} steps in {words}: every digit equals that of {same[0]['processor']}"
+            yield "PASS", f"{FIRST + 1} steps in {words}: every digit equals that of {_name(same[0])}"
             return
-        if any(row["processor"] == here["processor"] and row["torch"] == here["torch"] for row in unequal):
+        if any(_name(row) == _name(here) and row["torch"] == here["torch"] for row in unequal):
             raise UserError(f"the first steps are not those of this very processor: {ELSE}")
     way = PLAIN["precision"], PLAIN["compiled"]
     plain = [row for row in rows if "inputs" in row and (row["precision"], row["compiled"]) == way]
@@ -139,7 +139,7 @@ def compare(stages: lock.Stages) -> lock.Findings:
         problem = f"the loss after step {step + 1} is off by {off[step]:.1e}, allowed {spread[step]:.1e}"
         yield "FAIL", f"{problem}: {ELSE}"
     shown = f"agrees: in float32 {FIRST} steps have the same images, losses within {off.max():.0e} of "
-    yield "PASS", shown + ", ".join(row["processor"] for row in plain)
+    yield "PASS", shown + ", ".join(map(_name, plain))
 
 
 def compare_epochs(stages: lock.Stages, count: int) -> lock.Findings:
@@ -209,6 +209,10 @@ def _special(found: Row) -> Row:
     """Facts with the flags that matter most in place of all flags."""
     flags = found.pop("flags", [])
     return found | {"special": [flag for flag in machine.INSTRUCTIONS if flag in flags]}
+
+
+def _name(row: Row) -> str:
+    return str(row["processor" if row["device"].startswith("cpu") else "device"])
 
 
 def _kind(row: Row) -> list[Any]:

@@ -85,7 +85,7 @@ def flags() -> list[str]:
 
 
 def code() -> dict[str, Any]:
-    """Return the commit, and whether code that decides a result differs from it."""
+    """Return the commit, and whether the code here differs from it."""
     changed = _git("status", "--porcelain", "--", *CODE)
     return {"commit": _git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
 
