@@ -47,14 +47,13 @@ demo: setup  ## the six stages on made-up data, in a scratch clone: one to two m
 repro: setup  ## the six stages as params.yaml says
 	dvc repro
 
-RECIPE ?= recipes/tuned.yaml
-SEEDS ?= 5
+SEEDS ?= 1
 JOBS ?= 1
 # More than cores: some tests wait for DVC or for a server.
 TESTERS ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN) / 2)
 
-sweep: setup  ## a recipe with several seeds, as DVC experiments, with the test accuracies
-	python -m tools.sweep $(RECIPE) --seeds $(SEEDS) --jobs $(JOBS) --test
+sweep: setup  ## RECIPE=recipes/coffee.yaml SEEDS=3: a recipe with seeds 0 to 2; JOBS=2: two at a time; TEST=1: test images too
+	python -m tools.sweep $(RECIPE) --seeds $(SEEDS) --jobs $(JOBS) $(if $(TEST),--test)
 
 verify: setup  ## check the published result here; EPOCHS=1: train an epoch too; FULL=1: all images; SAMPLE_SEED=…
 	python -m tools.verify $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(FULL),--full) $(if $(SAMPLE_SEED),--sample-seed $(SAMPLE_SEED))
@@ -63,7 +62,7 @@ harmless: setup  ## prove that an edit of train's code changes no bit, then put 
 	python -m tools.harmless $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BASE),--base $(BASE))
 
 # The most lines of Python: what a reader has to read; the benchmarks; the tests.
-SIZES := 6400:hubconf.py,src,stages,tools 700:benchmarks 7390:tests
+SIZES := 6400:hubconf.py,src,stages,tools 700:benchmarks 7400:tests
 
 lint: setup  ## linter, types, import contract, sizes, schemas
 	@for size in $(SIZES); do \

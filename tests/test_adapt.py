@@ -58,7 +58,7 @@ def test_pictures_of_ones_own_go_the_whole_way(untouched: Clone) -> None:
     clone, text = untouched, section("Pictures of your own")
     (script,) = blocks(text, "python")
     (clone.folder / "make_pictures.py").write_text(script)
-    drawings = clone.folder / "drawings"
+    drawings = clone.folder / "pictures"
     clone.run("python", "make_pictures.py", str(drawings), "10", "4")
     cut = drawings / "test/square/001.png"
     cut.write_bytes(cut.read_bytes()[:200])
@@ -86,7 +86,7 @@ def test_pictures_of_ones_own_go_the_whole_way(untouched: Clone) -> None:
     card = clone.read("models/README.md").decode()
     assert re.search("own pictures(.|\n)*circle, square, triangle", card)
     assert not re.search("cifar-?10|32 x 32", card, re.IGNORECASE)
-    first, *others = clone.run("python", "-m", "tools.predict", "drawings/test", "--json").splitlines()
+    first, *others = clone.run("python", "-m", "tools.predict", "pictures/test", "--json").splitlines()
     assert len(others) == 10
     assert {row["class"] for row in json.loads(first)["predictions"]} == set(classes["class"])
     Image.new("L", (50, 70), 99).save(drawings / "train/square/another.png")

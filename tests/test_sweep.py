@@ -132,13 +132,18 @@ def test_runs_at_a_time_have_gpus_of_their_own(
     assert sorted(map(str, places)) == sorted(map(str, expected))
 
 
-def test_a_shallow_clone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_runs_cannot_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch.git(tmp_path, "init", "--quiet", "whole")
     for text in ("one", "two"):
         scratch.commit(tmp_path / "whole", text)
     scratch.git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{tmp_path}/whole", "shallow")
     monkeypatch.chdir(tmp_path / "shallow")
     with pytest.raises(UserError, match="`git fetch --unshallow`"):
+        experiment.baseline()
+    (tmp_path / "whole/src").mkdir()
+    (tmp_path / "whole/src/new.py").touch()
+    monkeypatch.chdir(tmp_path / "whole")
+    with pytest.raises(UserError, match=r"^src/new.py is not in Git, .*: `git add src/new.py` first$"):
         experiment.baseline()
 
 

@@ -32,10 +32,12 @@ class Baseline(NamedTuple):
 
 
 def baseline() -> Baseline:
-    """Return what a run that starts now here starts from. Raises UserError in a clone without history."""
+    """Return what a run that starts now here starts from. Raises UserError where runs would lack something."""
     here = Path.cwd()
     if git(here, "rev-parse", "--is-shallow-repository").strip() == "true":
         raise UserError("this clone is shallow, and a run needs a clone of it: `git fetch --unshallow` first")
+    if new := git(here, "ls-files", "--others", "--exclude-standard", "src", "stages").split("\n")[0]:
+        raise UserError(f"{new} is not in Git, so a run in a clone would lack it: `git add {new}` first")
     with Repo() as repo:
         cache = str(Path(repo.cache.local_cache_dir).resolve())
     return Baseline(here, git(here, "rev-parse", "HEAD").strip(), git(here, "stash", "create").strip(), cache)

@@ -21,7 +21,7 @@ from cifar_resnet import params
 from cifar_resnet.errors import UserError
 from cifar_resnet.process import command
 from tools import results
-from tools.experiment import Baseline, Experiment, baseline
+from tools.experiment import LOGS, Baseline, Experiment, baseline
 from tools.outcome import outcome
 from tools.recipes import read_recipe, recipe_name, settings, with_recipe
 
@@ -119,6 +119,7 @@ def options() -> argparse.Namespace:
 def main() -> None:
     """Run, wait, tell."""
     arguments, start = options(), baseline()
+    print(f"the output of each run goes to {LOGS}/NAME/console.log", flush=True)
     recipes = {path: experiments(path, arguments.seeds, arguments.test, start) for path in arguments.recipes}
     needs = {recipe: 0 if arguments.cpu else gpus(recipe) for recipe in recipes}
     runs = {run: needs[recipe] for recipe, group in recipes.items() for run in group}
