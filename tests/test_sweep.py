@@ -118,6 +118,7 @@ def test_runs_at_a_time_have_gpus_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(os, "environ", {"CUDA_VISIBLE_DEVICES": visible} if visible else {})
     places: list[str | None] = []
     together = threading.Barrier(jobs)  # a run lasts until as many as can run at a time are running

@@ -32,7 +32,7 @@ class Baseline(NamedTuple):
 
 
 def baseline() -> Baseline:
-    """Return what a run that starts now here starts from. Raises UserError where runs would lack something."""
+    """Return what a run that starts now here starts from. Raises UserError where runs would lack code."""
     here = Path.cwd()
     if git(here, "rev-parse", "--is-shallow-repository").strip() == "true":
         raise UserError("this clone is shallow, and a run needs a clone of it: `git fetch --unshallow` first")

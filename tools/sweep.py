@@ -39,7 +39,7 @@ def experiments(recipe: Path, seeds: int, test: bool, start: Baseline) -> list[E
 
 def gpu_groups(size: int) -> list[str]:
     """Return the values of CUDA_VISIBLE_DEVICES that give each run `size` GPUs of this machine for itself."""
-    present = torch.cuda.device_count()
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0  # the driver may be too old
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(present)))).split(",")[:present]
     return [",".join(visible[at : at + size]) for at in range(0, present - size + 1, size)] if size else []
 

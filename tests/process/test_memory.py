@@ -57,6 +57,7 @@ def test_memory_running_out_names_the_batch_size_and_other_errors_stay_as_they_a
     message = r"^out of memory; lower train\.batch_size \(now 256\)$"
     for error in (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("MPS backend out of memory (MPS allocated: 17.31 GB, other allocations: 800.00 MB)"),
     ):
         with pytest.raises(UserError, match=message) as caught, memory.explain_out_of_memory("train", 256):

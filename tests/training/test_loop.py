@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy, dropout
 
+from cifar_resnet import numerics
 from cifar_resnet.errors import UserError
 from cifar_resnet.images import Images
 from cifar_resnet.network.inference import build_normalization, predict, predict_all
@@ -29,6 +30,9 @@ from tools import recipes, scratch
 CPU = torch.device("cpu")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 WAYS = [pytest.param(False, id="eager"), pytest.param(True, id="compiled", marks=pytest.mark.slow)]
+if torch.cuda.is_available():  # as a stage computes there
+    numerics.find_device("cuda")
+    numerics.set_deterministic(True)
 SETTINGS: dict[str, Any] = scratch.merge(
     recipes.read_recipe(scratch.ROOT / "recipes/original.yaml")["train"],
     {

@@ -50,7 +50,7 @@ def facts(device: torch.device) -> dict[str, Any]:
     return fingerprint(device) | {
         "processor": processor() + (f", {cores} logical cores" if cores else ""),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torchvision", "numpy", "dvc")},
+        **{name: version(name) for name in ("torchvision", "numpy")},
     }
 
 

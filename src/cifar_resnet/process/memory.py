@@ -18,7 +18,7 @@ from cifar_resnet.errors import UserError
 SWITCH = "CIFAR_RESNET_MALLOC"  # in the environment: 0 turns this off
 # malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD (-1: never), M_TOP_PAD (bytes)
 SETTINGS = {-4: 0, -1: -1, -2: 2**28}
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")  # in errors that have no class
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED")  # in errors without a class
 Item = TypeVar("Item")
 _kept = False
 
