@@ -127,8 +127,8 @@ def compare(stages: lock.Stages) -> lock.Findings:
         if any(_name(row) == _name(here) and row["torch"] == here["torch"] for row in unequal):
             raise UserError(f"the first steps are not those of this very processor: {ELSE}")
     way = "cpu", PLAIN["precision"], PLAIN["compiled"]
-    alike = [row for row in rows if (row["device"][:3], row["precision"], row["compiled"]) == way]
-    plain = [row for row in alike if "inputs" in row]
+    on_cpu = [row for row in rows if (row["device"][:3], row["precision"], row["compiled"]) == way]
+    plain = [row for row in on_cpu if "inputs" in row]
     if not plain:
         yield "----", "no first steps are recorded for these params: `python -m tools.verify --record`"
         return

@@ -144,9 +144,7 @@ def record(name: str) -> None:
         raise UserError(f"{log} does not hold all epochs of plots/history.csv: bring that run's log")
     starts = [line for line in lines if "resumed" in line]
     if not all(start.get("commit") for start in starts):
-        raise UserError(
-            f"{log} lacks the commit of a process: a run is recorded that was made in a Git clone"
-        )
+        raise UserError(f"{log} lacks the commit of a process: only a run in a Git clone can be recorded")
     recipe = {section: params.read_section(section) for section in ("preprocess", "train", "evaluate")}
     metrics = {stage: files.read_metrics(stage) for stage in ("data", "train", "test")}
     commit = starts[-1]["commit"] + "-dirty" * any(start["dirty"] for start in starts)
