@@ -45,7 +45,7 @@ def test_the_demo_learns_leaves_the_workspace_alone_and_does_nothing_twice(demo:
 @pytest.fixture
 def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A source tree without `.git`, in place of this one."""
-    for path in ("params.yaml", "code.py", "made/ignored.bin", "metrics/test.json"):
+    for path in ("params.yaml", "code.py", "made/ignored.bin", "metrics/test.json", "released/model"):
         (tmp_path / "unpacked" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "unpacked" / path).write_text("train: {epochs: 1}\n")
     (tmp_path / "unpacked/.gitignore").write_text("/made/\n")
@@ -129,4 +129,4 @@ def test_the_readme_shows_what_the_tour_shows() -> None:
         for line in map(told, lines):
             assert line == "..." or line in rest, f"{command}: {line!r}"
             compared += 1
-    assert compared > 10
+    assert compared > 8

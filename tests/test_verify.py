@@ -48,7 +48,7 @@ def test_a_published_run_is_repeated_to_the_last_digit_and_nothing_is_written(pu
     log = published.read("logs/train.jsonl")
     printed = published.run(*VERIFY, "--epochs", "3", "--full")
     assert set(verdicts(printed).values()) == {"PASS"}
-    assert "every digit equals that of" in printed
+    assert "every digit equals that recorded on" in printed
     assert "3 epochs are identical" in printed
     assert not published.run("git", "status", "--porcelain")
     assert published.read("logs/train.jsonl") == log

@@ -51,8 +51,8 @@ def published() -> results.Sweep | None:
 
 def hardware(stages: lock.Stages) -> Row | None:
     """Return what the published run was computed on, if its record is here and its params are those here."""
-    sweep, locked = published(), stages.get("train")
-    if not sweep or not locked or locked.params["train"] != params.read_section("train"):
+    sweep, locked, here = published(), stages.get("train"), params.read_section("train")
+    if not sweep or not locked or not locked.params["train"] == sweep["recipe"]["train"] == here:
         return None
     found = next(iter(sweep["runs"].values()))["hardware"]
     return _special(found | {"processor": found["processor"].rsplit(", ", 1)[0]})  # without its cores
@@ -122,7 +122,8 @@ def compare(stages: lock.Stages) -> lock.Findings:
         ]
         if not unequal:
             words = f"{how['precision']}{', compiled' * how['compiled']}".removeprefix("torch.")
-            yield "PASS", f"{FIRST + 1} steps in {words}: every digit equals that of {_name(same[0])}"
+            shown = f"{FIRST + 1} training steps in {words}"
+            yield "PASS", f"{shown}: every digit equals that recorded on {_name(same[0])}"
             return
         if any(_name(row) == _name(here) and row["torch"] == here["torch"] for row in unequal):
             raise UserError(f"the first steps are not those of this very processor: {ELSE}")

@@ -118,7 +118,6 @@ def summary(sweep: Sweep) -> dict[str, Any]:
     model, mean = build_model(config, 10, generator(0, "initialization")), runs["test.test_accuracy"].mean()
     return sweep | {
         "network": model.name,
-        "width": getattr(config, "width", None),  # another network may have none
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "accuracy": mean,
         "interval": over_images(mean, runs["data.test_images"][0]),
@@ -127,7 +126,11 @@ def summary(sweep: Sweep) -> dict[str, Any]:
 
 def block() -> str:
     """Return the README's first screen, from results/ and metrics/duplicates.json."""
-    recipes = {name: summary(sweep) for name, sweep in read().items() if name in SHOWN}
+    recipes = {
+        name: summary(sweep)
+        for name, sweep in read().items()
+        if name in SHOWN and all("test" in run for run in sweep["runs"].values())
+    }
     published = pd.read_csv(PUBLISHED).set_index("class")["accuracy"]["all"]
     duplicates = files.read_metrics("duplicates")["duplicates"]
     return render("readme", recipes=recipes, published=published, duplicates=duplicates)

@@ -12,7 +12,7 @@ from cifar_resnet import files, params
 from cifar_resnet.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ("dvc.lock", "metrics/", "plots/")
+RESULTS = ("dvc.lock", "metrics/", "plots/", "released/")
 IDENTITY = ("-c", "user.name=scratch", "-c", "user.email=scratch@localhost")
 
 

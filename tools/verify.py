@@ -104,7 +104,7 @@ def check_weights(stages: lock.Stages, seed: int, full: bool) -> lock.Findings:
             yield "FAIL", f"{name} of metrics/{stage}.json is {share:.4f} here, so of other weights: {REPRO}"
     dataset = params.read_section("fetch")["dataset"]
     shown = f"{len(drawn):,} test images of {dataset} (seed {seed})"
-    yield "PASS", f"{shown}: the answers of plots/predictions.csv"
+    yield "PASS", f"{shown}: the weights give the answers of plots/predictions.csv"
 
 
 def check_steps(stages: lock.Stages, epochs: int) -> lock.Findings:
