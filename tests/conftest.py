@@ -79,10 +79,6 @@ class Clone:
         scratch.clone(folder / "clone", TINY)
         return cls(folder / "clone", folder / "cache")
 
-    def inside(self, folder: str) -> "Clone":
-        """Return a clone that lies in this one."""
-        return Clone(self.folder / folder, self.cache)
-
     def change(self, changes: dict[str, Any]) -> None:
         """Edit params.yaml."""
         scratch.change(self.folder / "params.yaml", changes)

@@ -98,7 +98,7 @@ def commands(document: str) -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.timeout(1800)
 def test_the_tour_prints_what_it_says(demo: tuple[Clone, str]) -> None:
     clone, printed = demo
-    clone = clone.inside(".demo")
+    clone = Clone(clone.folder / ".demo", clone.cache)
     played = 0
     for command, lines in commands(TOUR.read_text()):
         if command.startswith(("make setup", "source ", "cd ")):

@@ -59,16 +59,13 @@ def test_the_results_are_those_of_the_other_machine(machines: dict[str, Clone], 
 def test_the_readme_and_the_results_say_what_the_run_reached(machines: dict[str, Clone]) -> None:
     home = machines["home"]
     readme = home.read("README.md").decode()
-    test, train = (json.loads(home.read(f"metrics/{name}.json")) for name in ("test", "train"))
+    test = json.loads(home.read("metrics/test.json"))
     accuracy = f"{100 * test['test_accuracy']:.2f}"
     (table,) = (line for line in readme.splitlines() if line.startswith("| default "))
     assert re.search(rf"^\| default \| ResNet14, .* \| \*\*{accuracy}\*\* \(", table, re.MULTILINE)
     assert "exists here yet" not in readme
     record = json.loads(home.read("results/default.json"))
     assert record["commit"] == scratch.git(machines["gpu"].folder, "rev-parse", "HEAD").strip()
-    (run,) = record["runs"].values()
-    assert (run["test"], run["train"]) == (test, train)
-    assert run["minutes"] > 0
     page = home.read("docs/results.md").decode()
     assert re.search(rf"\| default \| 1 \| [\d.]+ \| {accuracy} \|", page)
     ours = pd.read_csv(home.folder / "plots/per_class.csv").set_index("class")["accuracy"]

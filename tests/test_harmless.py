@@ -77,12 +77,6 @@ def test_annotations_and_new_files_are_no_matter_of_layout() -> None:
     ("path", "old", "new", "message"),
     [
         ("params.yaml", "patience: 10", "patience: 9", "params.yaml: train is not what train ran with"),
-        (
-            "dvc.yaml",
-            "python -m stages.train",
-            "python -O -m stages.train",
-            "dvc.yaml: train is not the stage",
-        ),
         ("dvc.yaml", TRAINING, "      - data/raw\n", "dvc.yaml: train is not the stage that ran"),
         ("models/resnet50.safetensors", "", "", "`dvc pull --force -r released"),
         ("data/tensors/val.safetensors", "", "", "`dvc repro preprocess`"),

@@ -93,7 +93,7 @@ def test_the_page_knows_no_absolute_path_and_loads_nothing_from_the_network(clon
 def test_a_browser_draws_or_says_what_it_needs(clone: Clone, tmp_path: Path) -> None:
     running = ".dvc/tmp/exps/standalone/tmp1"  # of `dvc exp run --temp`
     for folder, charts in ((running, True), ("../never set up", False)):
-        other = clone.inside(folder)
+        other = Clone(clone.folder / folder, clone.cache)
         scratch.git(clone.folder, "clone", "--quiet", ".", str(other.folder))
         other.dvc("plots", "show", "plots/history.csv")
         address = (other.folder / "dvc_plots/index.html").as_uri()

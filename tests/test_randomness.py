@@ -1,23 +1,6 @@
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from cifar_resnet.randomness import generator
-
-Arguments = tuple[int, str, int]
-
-# Few characters, among them the separator, so that concatenations are likely to meet.
-arguments = st.tuples(st.integers(-30, 300), st.text("/-a01 ", max_size=4), st.integers(-30, 300))
-
-
-def draws(arguments: Arguments, count: int = 4) -> list[int]:
-    return torch.randint(2**62, (count,), generator=generator(*arguments)).tolist()
-
-
-@given(arguments, arguments)
-def test_different_arguments_give_different_draws(one: Arguments, other: Arguments) -> None:
-    assume(one != other)
-    assert draws(one) != draws(other)
 
 
 def test_streams_are_those_of_earlier_versions() -> None:

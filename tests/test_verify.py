@@ -59,18 +59,11 @@ def test_a_published_run_is_repeated_to_the_last_digit_and_nothing_is_written(pu
     assert "or other weights" in published.run(*VERIFY, "--epochs", "3", status=1)
 
 
-@pytest.mark.parametrize(
-    ("path", "old", "new"),
-    [
-        ("augmentation.py", "padding)  # (N, S): row", "padding + 1)  # (N, S): row"),
-        ("optimizer.py", '"weight_decay": config', '"weight_decay": 1.01 * config'),
-    ],
-)
-def test_another_recipe_in_the_code_is_found(published: Clone, path: str, old: str, new: str) -> None:
-    published.edit(f"{TRAINING}/{path}", old, new)
+def test_another_recipe_in_the_code_is_found(published: Clone) -> None:
+    published.edit(f"{TRAINING}/optimizer.py", '"weight_decay": config', '"weight_decay": 1.01 * config')
     printed = published.run(*VERIFY, status=1)
     assert verdicts(printed) == {"lock": "FAIL", "figures": "PASS", "weights": "PASS", "steps": "FAIL"}
-    assert f"{TRAINING}/{path} is not what train ran with: `make harmless`" in printed
+    assert f"{TRAINING}/optimizer.py is not what train ran with: `make harmless`" in printed
     assert "the first steps are not those of this very processor" in printed
 
 

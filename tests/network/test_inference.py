@@ -39,6 +39,7 @@ def test_normalization_equals_torchvisions_and_is_laid_out_channels_last(images:
         assert ours.dtype == torch.float32
         assert ours.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(ours.double(), exact, rtol=0, atol=1e-6)
+    assert random_images(2).channels_last().images.stride() == (3 * 32 * 32, 1, 3 * 32, 3)
 
 
 def test_predictions_equal_one_forward_pass_over_all_images(images: Tensor, model: ResNet) -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from cifar_resnet.errors import UserError
 from cifar_resnet.network import model as networks
 from cifar_resnet.network.base import Network
-from cifar_resnet.network.model import build_model, read_config, restore_model, to_metadata
+from cifar_resnet.network.model import build_model, restore_model
 from cifar_resnet.network.resnet import ResNet, ResNetConfig
 
 RESNET50 = ResNetConfig(width=64, blocks=(3, 4, 6, 3))
@@ -135,12 +135,6 @@ def test_with_zero_gamma_each_block_starts_as_its_shortcut() -> None:
     assert differing == [f"layer{i}.{j}.bn3.weight" for i in range(1, 5) for j in range(2)]
 
 
-def test_a_model_file_does_not_name_resnet_and_is_read_all_the_same() -> None:
-    assert to_metadata(RESNET50) == {"width": 64, "blocks": [3, 4, 6, 3]}
-    assert read_config(to_metadata(RESNET50)) == RESNET50
-    assert read_config(RESNET50.model_dump()) == RESNET50
-
-
 class Plain(Network):
     """A network without shortcuts, and with a layer of choice."""
 
@@ -150,10 +144,6 @@ class Plain(Network):
     def __init__(self, config: Any, classes: int) -> None:
         super().__init__(config, classes)
         self.inner = self.layer
-
-    @property
-    def last_block(self) -> nn.Module:
-        return self.inner
 
 
 def test_what_build_model_cannot_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,14 +77,10 @@ def test_states_come_back_and_the_last_two_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped bit"])
-def test_a_damaged_newest_state_is_named_and_the_one_before_is_used(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_newest_state_is_named_and_the_one_before_is_used(tmp_path: Path) -> None:
     save(tmp_path, 0, 1)
     path = sorted(tmp_path.iterdir())[-1]
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:-1])
-    else:
-        flip_a_bit(path)
+    flip_a_bit(path)
     found, damaged = checkpoint.load(tmp_path)
     assert found is not None
     assert (found["epoch"], damaged) == (0, [path.name])

@@ -70,20 +70,6 @@ def test_what_is_wrong_is_said_in_one_line(
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-def test_a_wrong_value_costs_nothing(finished: Clone, tmp_path: Path) -> None:
-    clone = finished.copy(tmp_path)
-    settings, before = clone.read("params.yaml"), clone.read(str(files.MODEL))
-    clone.change({"train": {"epochs": 0}})
-    printed = clone.dvc("repro", status=255)
-    assert not (clone.folder / files.MODEL).exists(), "DVC has removed this stage's results"
-    (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
-    assert "train.epochs: " in line
-    assert line.endswith("put the old value back and run `dvc repro`")
-    (clone.folder / "params.yaml").write_bytes(settings)
-    assert "Running stage" not in clone.dvc("repro")
-    assert clone.read(str(files.MODEL)) == before
-
-
 def test_an_export_that_fails_leaves_no_file(
     workspace: Workspace, finished: Clone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

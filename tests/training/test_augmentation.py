@@ -1,7 +1,5 @@
 """The batched gather against torchvision's transforms of PIL images, one image at a time."""
 
-from itertools import product
-
 import pytest
 import torch
 from scipy import stats
@@ -34,48 +32,33 @@ def torchvision_augment(image: Tensor, flip: bool, angle: float, offset: list[in
     return cropped
 
 
-def assert_equals_torchvision(
-    images: Tensor, flip: Tensor, angle: Tensor, offset: Tensor, padding: int
-) -> None:
-    hole = torch.zeros(len(images), 4, dtype=torch.int32)  # none
-    draws = AugmentationParams(affine(flip, angle, images.shape[-1]), offset.int(), hole)
-    ours = augment(images, draws, padding)
-    assert ours.dtype == torch.uint8
-    rows = zip(images, flip.tolist(), angle.tolist(), offset.tolist(), strict=True)
-    theirs = torch.stack([torchvision_augment(*row, padding) for row in rows])
-    different = (ours != theirs).flatten(1).any(1)
-    assert not different.any(), (flip[different][:3], angle[different][:3], offset[different][:3])
+TURNS = [0, 1e-300, 1e-14, 1e-9, 1e-3, 20, 30, 45, 60, 89.999, 90, 179.999, 180]  # degrees
 
 
 @pytest.mark.parametrize(
     ("count", "size", "channels", "rotation", "padding"),
     [
         (5_000, 32, 3, 20, 4),  # the recipe
+        (2_000, 32, 3, None, 4),  # TURNS, the edges of every range
         *((1_000, 31, 3, 180, 0), (300, 9, 1, 180, 9), (100, 1, 3, 180, 1), (100, 40, 3, 180, 32)),
     ],
 )
 def test_augment_equals_torchvision_pixel_for_pixel(
-    count: int, size: int, channels: int, rotation: float, padding: int
+    count: int, size: int, channels: int, rotation: float | None, padding: int
 ) -> None:
     random = torch.Generator().manual_seed(1)
-    flip = torch.rand(count, generator=random) < 0.5
-    angle = (torch.rand(count, generator=random, dtype=torch.float64) * 2 - 1) * rotation
+    images, flip = random_images(count, size, channels), torch.rand(count, generator=random) < 0.5
+    angle = torch.rand(count, generator=random, dtype=torch.float64) * 2 - 1
     offset = torch.randint(2 * padding + 1, (count, 2), generator=random)
-    assert_equals_torchvision(random_images(count, size, channels), flip, angle, offset, padding)
-
-
-def test_augment_equals_torchvision_at_the_edges_of_every_range() -> None:
-    turns = [0.0, 1e-300, 1e-14, 1e-9, 1e-3, 20.0, 30.0, 45.0, 60.0, 89.999, 90.0, 179.999, 180.0]
-    signed = [sign * turn for turn in turns for sign in (1, -1)]
-    edges = list(product((False, True), signed, product((0, 4, 8), repeat=2)))
-    flip, angle, offset = zip(*edges, strict=True)
-    assert_equals_torchvision(
-        random_images(len(edges)),
-        torch.tensor(flip),
-        torch.tensor(angle, dtype=torch.float64),
-        torch.tensor(offset),
-        padding=4,
-    )
+    turns = torch.tensor(TURNS, dtype=torch.float64)[torch.randint(len(TURNS), (count,), generator=random)]
+    angle = angle.sign() * turns if rotation is None else angle * rotation
+    hole = torch.zeros(count, 4, dtype=torch.int32)  # none
+    ours = augment(images, AugmentationParams(affine(flip, angle, size), offset.int(), hole), padding)
+    assert ours.dtype == torch.uint8
+    rows = zip(images, flip.tolist(), angle.tolist(), offset.tolist(), strict=True)
+    theirs = torch.stack([torchvision_augment(*row, padding) for row in rows])
+    different = (ours != theirs).flatten(1).any(1)
+    assert not different.any(), (flip[different][:3], angle[different][:3], offset[different][:3])
 
 
 @pytest.mark.slow
