@@ -17,9 +17,7 @@ def main() -> None:
     model, normalization, class_names, _ = read_classifier(files.MODEL, target)
     tensors, about = files.read_tensors(files.tensors_path("test"))
     if about["classes"] != class_names:
-        raise UserError(
-            f"{files.MODEL} was trained on {class_names}, the test images are of {about['classes']}"
-        )
+        raise UserError(f"{files.MODEL} was trained on {class_names}, the images are of {about['classes']}")
     test = Images(**tensors)
     with memory.explain_out_of_memory("evaluate", config.batch_size):
         batches = test.images.split(config.batch_size)

@@ -34,11 +34,7 @@ def main() -> None:
     }
     files.write_bytes(files.ONNX, content)
     files.write_metrics("export", metrics)
-    results = {
-        name: value
-        for stage in ("data", "train", "test")
-        for name, value in files.read_metrics(stage).items()
-    }
+    results = files.read_metrics("data") | files.read_metrics("train") | files.read_metrics("test")
     text = card.model_card(
         network=model,
         dataset=params.read_section("fetch")["dataset"],

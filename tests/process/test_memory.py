@@ -16,7 +16,7 @@ def libc(monkeypatch: pytest.MonkeyPatch) -> mock.MagicMock:
     """A C library that says that all has worked."""
     library = mock.MagicMock()
     library.mallopt.return_value = 1
-    monkeypatch.setattr(memory, "_kept", False)
+    monkeypatch.setattr(memory, "kept", False)
     monkeypatch.setattr("ctypes.CDLL", lambda _: library)
     monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.delenv(memory.SWITCH, raising=False)
@@ -34,14 +34,14 @@ def test_memory_is_kept_on_the_cpu_with_glibc_unless_that_is_switched_off(
         monkeypatch.setattr("platform.libc_ver", lambda name=name: (name, ""))
         memory.keep(CPU)
     assert not libc.mallopt.called
-    assert not memory.is_kept()
+    assert not memory.kept
     monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
     memory.keep(CPU)
-    assert memory.is_kept()
+    assert memory.kept
     assert libc.mallopt.call_args_list == [mock.call(-4, 0), mock.call(-1, -1), mock.call(-2, 2**28)]
     libc.mallopt.return_value = 0
     memory.keep(CPU)
-    assert not memory.is_kept()
+    assert not memory.kept
 
 
 def test_free_memory_goes_back_after_the_first_step_and_after_each_epoch(libc: mock.MagicMock) -> None:

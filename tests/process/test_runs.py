@@ -133,7 +133,7 @@ def test_a_finished_run_stays_until_its_clone_has_recorded_the_model(
 
 
 def test_a_full_disk_at_the_end_does_not_cost_the_run(
-    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = run(0)
     monkeypatch.setattr(files, "MODEL", tmp_path / "model")
@@ -141,9 +141,9 @@ def test_a_full_disk_at_the_end_does_not_cost_the_run(
     monkeypatch.setenv("DVC_STAGE", "train")
 
     monkeypatch.setattr(files, "write_bytes", no_space)
-    resume.finish(folder)
-    assert "this run is lost if DVC cannot record it" in capsys.readouterr().out
-    assert not folder.exists()
+    with pytest.raises(OSError, match="No space left"):
+        resume.finish(folder)
+    assert checkpoint.saved(folder)
 
 
 def test_what_is_no_run_and_what_is_damaged_beside_a_run_stops_nobody(

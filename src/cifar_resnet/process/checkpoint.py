@@ -47,18 +47,16 @@ def save(folder: Path, state: dict[str, Any], label: str) -> None:
         raise OSError(error.errno, f"could not save {size} in {folder}: {error.strerror}") from error
 
 
-def load(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the newest undamaged checkpoint, or None, and the names of damaged newer ones, which go."""
-    damaged: list[str] = []
+def load(folder: Path) -> Any:
+    """Return the newest undamaged checkpoint, or None; name damaged newer ones, which go."""
     for path in reversed(saved(folder)):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() == path.name.split(".")[-2]:
             # The one place that reads torch.save files: verified, and tensors and containers only.
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
-            return state, damaged
-        damaged.append(path.name)
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
+        print(f"the checkpoint {path.name} is damaged (its SHA-256 does not fit): the one before is used")
         path.unlink()
-    return None, damaged
+    return None
 
 
 class Saver:

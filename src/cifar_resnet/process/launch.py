@@ -27,10 +27,7 @@ def must_start(processes: int) -> bool:
     if started is None:
         return processes > 1
     if started != str(processes):
-        raise ParamsError(
-            f"train.processes is {processes}, but the launcher started {started}: the number is recorded with"
-            " the result, so set it in params.yaml"
-        )
+        raise ParamsError(f"train.processes is {processes}, but the launcher started {started}")
     if os.environ.get(RANK, "0") != "0":
         sys.stdout = None  # print does nothing then
     return False

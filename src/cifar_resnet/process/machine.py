@@ -20,7 +20,7 @@ def announce(chosen: Numerics, processes: int) -> dict[str, Any]:
     found = facts(chosen.device) | {
         "precision": str(chosen.dtype),
         "compiled": chosen.compiled,
-        "malloc": memory.is_kept(),
+        "malloc": memory.kept,
         **code(),
     }
     where, precision = device_name(chosen.device), str(chosen.dtype).removeprefix("torch.")
@@ -85,9 +85,15 @@ def flags() -> list[str]:
 
 
 def code() -> dict[str, Any]:
-    """Return the commit, and whether the code here differs from it."""
-    changed = _git("status", "--porcelain", "--", *CODE)
-    return {"commit": _git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
+    """Return the commit, and whether the code here differs from it; None without git or a repository."""
+    questions = (["rev-parse", "HEAD"], ["status", "--porcelain", "--", *CODE])
+    commands = [["git", "--no-optional-locks", *words] for words in questions]
+    try:
+        runs = [subprocess.run(words, capture_output=True, text=True, check=True) for words in commands]
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    commit, changed = (run.stdout.strip() for run in runs)
+    return {"commit": commit, "dirty": bool(changed)}
 
 
 def format_facts(hardware: dict[str, Any]) -> str:
@@ -98,13 +104,3 @@ def format_facts(hardware: dict[str, Any]) -> str:
     place = instructions if device.startswith("cpu") else hardware["processor"]
     first = hardware["processor"] if device.startswith("cpu") else device
     return f"{first}, {place}, PyTorch {hardware['torch']}, Python {hardware['python']}"
-
-
-def _git(*words: str) -> str | None:
-    """What git prints; None where there is no git or no repository."""
-    try:
-        command = ["git", "--no-optional-locks", *words]
-        run = subprocess.run(command, capture_output=True, text=True, check=True)
-        return run.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -20,20 +20,15 @@ SWITCH = "CIFAR_RESNET_MALLOC"  # in the environment: 0 turns this off
 SETTINGS = {-4: 0, -1: -1, -2: 2**28}
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED")  # in errors without a class
 Item = TypeVar("Item")
-_kept = False
+kept = False  # whether `keep` was called and worked
 
 
 def keep(device: torch.device) -> None:
     """Let this process keep its memory, if it computes on the CPU and its C library is glibc."""
-    global _kept
+    global kept
     if device.type == "cpu" and os.environ.get(SWITCH) != "0" and platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
-        _kept = all(mallopt(name, value) == 1 for name, value in SETTINGS.items())
-
-
-def is_kept() -> bool:
-    """Return whether `keep` was called and worked."""
-    return _kept
+        kept = all(mallopt(name, value) == 1 for name, value in SETTINGS.items())
 
 
 def trim_after(steps: Iterator[tuple[Item, Any]]) -> Iterator[tuple[Item, Any]]:
@@ -42,7 +37,7 @@ def trim_after(steps: Iterator[tuple[Item, Any]]) -> Iterator[tuple[Item, Any]]:
     Compiling takes much memory.
     """
     for number, (state, record) in enumerate(steps):
-        if _kept and (number == 0 or record):
+        if kept and (number == 0 or record):
             ctypes.CDLL(None).malloc_trim(0)
         yield state, record
 

@@ -19,10 +19,8 @@ class StopRequest:
         self.world, self.received = world, 0
 
     def __enter__(self) -> Self:
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
-        self.previous = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}  # nohup
-        for number in self.previous:
-            signal.signal(number, self._note)
+        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup
+        self.previous = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
