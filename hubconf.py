@@ -75,7 +75,8 @@ def cifar10_resnet50(pretrained: bool = True) -> CIFAR10ResNet50:
 def _weights() -> Path:
     """The file in models/, or the one in released/ that dvc.lock names."""
     locked = (ROOT / "dvc.lock").read_text() if (ROOT / "dvc.lock").exists() else ""
+    entry = f"- path: {MODEL.relative_to(ROOT)}\n      hash: md5\n      md5: "
     for path in (MODEL, *ROOT.glob("released/files/md5/*/*")):
-        if path.exists() and (path == MODEL or f"md5: {path.parent.name}{path.name}\n" in locked):
+        if path.exists() and (path == MODEL or f"{entry}{path.parent.name}{path.name}\n" in locked):
             return path
     raise ValueError(f"there are no weights: {MODEL} is missing; `dvc repro` trains them")

@@ -127,7 +127,7 @@ def test_the_patches_of_the_page_apply_together_and_do_what_it_says(untouched: C
 def test_a_project_of_ones_own_starts_with_the_commands_of_the_page(clone: Clone) -> None:
     (commands,) = re.findall(r"```console\n(.*?)```", section("Start your own project"), re.DOTALL)
     *lines, last = [line.removeprefix("$ ") for line in commands.splitlines()]
-    assert last == "make setup && dvc repro"
+    assert last.startswith("make repro ")
     roles, parts = ("AUTHOR", "COMMITTER"), ("NAME", "EMAIL")
     me: dict[str, Any] = {f"GIT_{role}_{part}": "me@here" for role in roles for part in parts}
     clone.run("bash", "-ec", "\n".join(lines), **me)
@@ -146,7 +146,7 @@ def test_a_tracker_gets_every_row_and_changes_no_bit(finished: Clone, tmp_path: 
     (clone.folder / files.MODEL).unlink()
     clone.stage("train")
     assert clone.read(str(files.MODEL)) == finished.read(str(files.MODEL))
-    events = EventAccumulator(str(clone.folder / "logs/tensorboard")).Reload()
+    events = EventAccumulator(str(next((clone.folder / "logs/tensorboard").iterdir()))).Reload()
     history = pd.read_csv(clone.folder / "plots/history.csv")
     assert set(events.Tags()["scalars"]) == set(history.columns)
     for name in history:

@@ -94,7 +94,9 @@ def test_every_result_file_belongs_to_the_stage_that_writes_it(finished: Clone) 
 
 def test_the_committed_metrics_and_plots_are_those_of_dvc_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    locked = {path: md5 for stage in lock.locked().values() for path, md5 in stage.outs.items()}
+    stages = lock.locked()
+    assert not [line for name in stages for line in lock.outdated(stages, name, code=False)]
+    locked = {path: md5 for stage in stages.values() for path, md5 in stage.outs.items()}
     committed = [path for path in git(ROOT, "ls-files", "metrics", "plots").split() if ".git" not in path]
     assert committed
     assert {path: lock.digest(path) for path in committed} == {path: locked[path] for path in committed}

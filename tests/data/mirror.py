@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         """Silent."""
 
 
-Answer = Callable[[Handler], object]
+Answer = Callable[[Handler], None]
 
 
 def reply(status: int, body: bytes = b"", cut: int | None = None, **headers: str) -> Answer:
@@ -96,4 +96,9 @@ def silence(handler: Handler) -> None:
 
 def stall(cut: int) -> Answer:
     """`cut` bytes of the archive and then nothing, over an open connection."""
-    return lambda handler: [answer(handler) for answer in (ranged(cut), silence)]
+
+    def answer(handler: Handler) -> None:
+        ranged(cut)(handler)
+        silence(handler)
+
+    return answer

@@ -54,7 +54,7 @@ def load(folder: Path) -> Any:
         if hashlib.sha256(content).hexdigest() == path.name.split(".")[-2]:
             # The one place that reads torch.save files: verified, and tensors and containers only.
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
-        print(f"the checkpoint {path.name} is damaged (its SHA-256 does not fit): the one before is used")
+        print(f"the checkpoint {path.name} is damaged (its SHA-256 does not fit), so it is removed")
         path.unlink()
     return None
 
