@@ -16,7 +16,7 @@ import torch
 
 from cifar_resnet import files
 from cifar_resnet.errors import UserError
-from cifar_resnet.process import checkpoint
+from cifar_resnet.process import checkpoint, runs
 from stages import train
 from tests.conftest import FORK, OUTPUTS, Clone
 from tests.made_up import flip_a_bit
@@ -231,13 +231,13 @@ def test_killed_dvc_leaves_a_trainer_that_the_next_repro_finds(finished: Clone, 
     """DVC does not stop its stage when it is killed itself."""
     clone, command = long(finished, tmp_path), ("dvc", "repro", "train")
     dvc = clone.start(*command)
-    clone.saved(dvc)
+    trainer = json.loads((clone.saved(dvc) / runs.RUN).read_text())["pid"]
+    os.kill(trainer, signal.SIGSTOP)  # or it might end before the next command looks
     dvc.kill()
     dvc.wait()
-    printed = clone.run(*command, status=255)
-    found = re.search(r"the same run is being trained by process (\d+) on \S+ since", printed)
-    assert found, printed
-    os.kill(int(found[1]), signal.SIGTERM)
+    assert f"the same run is being trained by process {trainer} on" in clone.run(*command, status=255)
+    os.kill(trainer, signal.SIGTERM)
+    os.kill(trainer, signal.SIGCONT)
     dvc.communicate(timeout=60)  # until the trainer has ended, which holds the pipe too
     assert "resuming this run after" in clone.run(*command)
     assert json.loads(clone.read("metrics/train.json"))["epochs"] >= 10
