@@ -77,9 +77,7 @@ def test_states_come_back_and_the_last_two_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_damaged_newest_state_is_named_and_the_one_before_is_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_state_is_named_and_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path, 0, 1)
     path = sorted(tmp_path.iterdir())[-1]
     flip_a_bit(path)

@@ -233,11 +233,13 @@ def test_killed_dvc_leaves_a_trainer_that_the_next_repro_finds(finished: Clone, 
     dvc = clone.start(*command)
     trainer = json.loads((clone.saved(dvc) / runs.RUN).read_text())["pid"]
     os.kill(trainer, signal.SIGSTOP)  # or it might end before the next command looks
-    dvc.kill()
-    dvc.wait()
-    assert f"the same run is being trained by process {trainer} on" in clone.run(*command, status=255)
-    os.kill(trainer, signal.SIGTERM)
-    os.kill(trainer, signal.SIGCONT)
+    try:
+        dvc.kill()
+        dvc.wait()
+        assert f"the same run is being trained by process {trainer} on" in clone.run(*command, status=255)
+    finally:
+        os.kill(trainer, signal.SIGTERM)
+        os.kill(trainer, signal.SIGCONT)
     dvc.communicate(timeout=60)  # until the trainer has ended, which holds the pipe too
     assert "resuming this run after" in clone.run(*command)
     assert json.loads(clone.read("metrics/train.json"))["epochs"] >= 10

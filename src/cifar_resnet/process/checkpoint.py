@@ -47,13 +47,15 @@ def save(folder: Path, state: dict[str, Any], label: str) -> None:
         raise OSError(error.errno, f"could not save {size} in {folder}: {error.strerror}") from error
 
 
-def load(folder: Path) -> Any:
+def load(folder: Path) -> dict[str, Any] | None:
     """Return the newest undamaged checkpoint, or None; name damaged newer ones, which go."""
     for path in reversed(saved(folder)):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() == path.name.split(".")[-2]:
             # The one place that reads torch.save files: verified, and tensors and containers only.
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
+            buffer = io.BytesIO(content)
+            state: dict[str, Any] = torch.load(buffer, map_location="cpu", weights_only=True)  # noqa: TID251
+            return state
         print(f"the checkpoint {path.name} is damaged (its SHA-256 does not fit), so it is removed")
         path.unlink()
     return None

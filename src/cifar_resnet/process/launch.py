@@ -27,7 +27,7 @@ def must_start(processes: int) -> bool:
     if started is None:
         return processes > 1
     if started != str(processes):
-        raise ParamsError(f"train.processes is {processes}, but the launcher started {started}")
+        raise ParamsError(f"train.processes is {processes}, the launcher started {started}: make them equal")
     if os.environ.get(RANK, "0") != "0":
         sys.stdout = None  # print does nothing then
     return False
