@@ -1,6 +1,6 @@
 """The published network in one call, without the package of this repository.
 
-torch.hub.load("OWNER/train-cnn-dvc", "cifar10_resnet50", trust_repo=True)
+torch.hub.load("OWNER/train-cnn-dvc", "cifar10_resnet50", trust_repo=True)  # OWNER: who has a copy
 torch.hub.load(".", "cifar10_resnet50", source="local")  # in a clone, without a network
 """
 

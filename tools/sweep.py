@@ -103,7 +103,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.sweep", description=__doc__)
     parser.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 (default: %(default)s)")
-    parser.add_argument("--test", action="store_true", help="read the test images too: once, at the end")
+    parser.add_argument("--test", action="store_true", help="evaluate the test images too: once, at the end")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time here (default: %(default)s)")
     jobs = parser.add_argument_group("as jobs", "one for each run, from a clone that the nodes see too")
     jobs.add_argument("--cluster", choices=["slurm", "local"], help="local: jobs on this machine")
