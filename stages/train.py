@@ -1,7 +1,7 @@
 """Train the network, keep its best epoch on the validation images, and resume a stopped run.
 
-A signal is noted (`StopRequest`); the step ends, `fit` yields; bar and history are brought up to date; all
-processes agree; the checkpoint is saved; the log says so; handlers and lock are released. A run ends by:
+A signal is noted (`StopRequest`); the step ends; bar and, after an epoch, history are updated; all processes
+agree; the checkpoint is saved; `Progress` logs the end; handlers and lock are released. A run ends by:
 
 | ending | checkpoint | outputs | status |
 |---|---|---|---|

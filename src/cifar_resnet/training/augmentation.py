@@ -3,6 +3,7 @@
 The reference is `RandomHorizontalFlip -> RandomRotation (nearest, zero fill) -> RandomCrop (zero padding)`.
 Pillow maps output pixels to source pixels in 16.16 fixed point; so does this module, and since integers
 do not round, the result is the same bit for bit on every device and in every batch shape.
+`epoch_plan` in loop.py makes the generator that `sample` draws from.
 """
 
 from typing import NamedTuple
@@ -38,7 +39,7 @@ class AugmentationParams(NamedTuple):
 
     def to(self, device: torch.device) -> "AugmentationParams":
         """Return the same draws on `device`."""
-        return AugmentationParams(*(t.to(device, non_blocking=True) for t in self))
+        return AugmentationParams(*(t.to(device) for t in self))
 
     def select(self, index: int | slice | Tensor) -> "AugmentationParams":
         """Return the draws of some of the images."""

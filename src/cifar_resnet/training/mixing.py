@@ -38,7 +38,7 @@ class MixParams(NamedTuple):
 
     def to(self, device: torch.device) -> "MixParams":
         """Return the same draws on `device`."""
-        return MixParams(*(t.to(device, non_blocking=True) for t in self))
+        return MixParams(*(t.to(device) for t in self))
 
     def select(self, index: int | Tensor) -> "MixParams":
         """Return the draws of some of the images."""
@@ -81,7 +81,7 @@ def mixed_cross_entropy(logits: Tensor, labels: Tensor, lam: Tensor, label_smoot
     """Return the mean cross-entropy with both labels of mixed images, weighted by their shares.
 
     `logits`: (N, classes) float32; `labels`: (N + 1,) int64, the first one being the neighbour's of the
-    first image; `share`: (N,) as in `MixParams`.
+    first image; `lam`: (N,) as in `MixParams`.
     """
     own, neighbours = (
         cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)

@@ -14,7 +14,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerConfig(Config):
     """`lr`: the highest of the run; `weight_decay`: decoupled, multiplied by the step's rate in each step.
 
-    `decay_all`: batch norms and biases too, not the weights of convolutions and the linear layer alone.
+    `decay_all`: batch norms and biases too, not only the weights of convolutions and the linear layer.
+    The section `train.optimizer` of params.yaml; `new_state` in state.py passes it on.
     """
 
     lr: float = Field(gt=0, le=10)

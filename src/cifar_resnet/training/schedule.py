@@ -13,6 +13,7 @@ class ScheduleConfig(Config):
 
     `constant` does not fall, `cosine` falls to 0 (Loshchilov and Hutter 2016, https://arxiv.org/abs/1608.03983);
     after a warm-up it is also called one-cycle (Smith and Topin 2017, https://arxiv.org/abs/1708.07120).
+    A new shape takes a name here, a case in `lr_factor` and a value in params.yaml (docs/adapt.md).
     """
 
     shape: Literal["constant", "cosine"]
