@@ -1,8 +1,7 @@
 """Write docs/results.md and the README's first screen from results/*.json.
 
-With --record, first take up the run whose results are in the workspace: its metrics and its log
-(logs/train.jsonl, which is not in Git: bring it along when the run was on another machine) become
-results/NAME.json and results/NAME.log.jsonl.
+With --record, the run in the workspace becomes results/NAME.json and results/NAME.log.jsonl first. Its log,
+logs/train.jsonl, is not in Git: bring the log along when the run was on another machine.
 """
 
 import argparse
