@@ -58,8 +58,8 @@ sweep: setup  ## RECIPE=recipes/coffee.yaml SEEDS=3: a recipe with seeds 0 to 2;
 verify: setup  ## check the published result here; EPOCHS=1: train an epoch too; FULL=1: all images; SAMPLE_SEED=…
 	python -m tools.verify $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(FULL),--full) $(if $(SAMPLE_SEED),--sample-seed $(SAMPLE_SEED))
 
-harmless: setup  ## prove that an edit of train's code changes no bit, then put it into dvc.lock; EPOCHS=1; BASE=COMMIT
-	python -m tools.harmless $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BASE),--base $(BASE))
+harmless: setup  ## prove that an edit of train's code changes no bit, then put it into dvc.lock; EPOCHS=1
+	python -m tools.harmless $(if $(EPOCHS),--epochs $(EPOCHS))
 
 # The most lines of Python: what a reader has to read; the benchmarks; the tests.
 SIZES := 6375:hubconf.py,src,stages,tools 700:benchmarks 7185:tests

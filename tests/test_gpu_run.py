@@ -82,7 +82,7 @@ def test_a_run_on_a_gpu_is_recorded_under_its_name(machines: dict[str, Clone], t
     home.run("python", "-m", "tools.results", "--record")
     readme = home.read("README.md").decode()
     assert re.search(r"^\| default \|.* \| NVIDIA H200, bfloat16 \|$", readme, re.MULTILINE)
-    assert re.search("in bfloat16: every digit equals that recorded on NVIDIA H200$", readme, re.MULTILINE)
+    assert re.search("in bfloat16: every digit as recorded on NVIDIA H200$", readme, re.MULTILINE)
 
 
 def test_an_incomplete_record_is_refused(machines: dict[str, Clone], tmp_path: Path) -> None:

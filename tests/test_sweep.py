@@ -123,10 +123,9 @@ def test_runs_at_a_time_have_gpus_of_their_own(
     places: list[str | None] = []
     together = threading.Barrier(jobs)  # a run lasts until as many as can run at a time are running
 
-    def run(**environment: str) -> int:
+    def run(**environment: str) -> None:
         places.append(environment.get("CUDA_VISIBLE_DEVICES"))
         together.wait(timeout=60)
-        return 0
 
     runs: Any = {mock.Mock(run=run): need for need in needed}
     assert [why for _, why in sweep.run_locally(runs, jobs)] == [None] * len(needed)

@@ -26,8 +26,8 @@ class Job:
         wrapper = ("env", f"--ignore-signal={submitit.JobEnvironment.USR_SIG}")
         self.experiment = replace(experiment, wrapper=wrapper)
 
-    def __call__(self) -> int:
-        """Run it; return DVC's exit status."""
+    def __call__(self) -> Path | None:
+        """Run it; return the file that says why it failed."""
         return self.experiment.run()
 
     def checkpoint(self) -> DelayedSubmission:
@@ -59,7 +59,5 @@ def run(
         job = jobs[experiment] = executor.submit(Job(experiment))
         print(f"{experiment.name}: job {job.job_id}", flush=True)
     for experiment, job in jobs.items():
-        if job.exception():  # the job itself, not the experiment
-            yield experiment, job.paths.stderr
-        else:
-            yield experiment, experiment.console if job.result() else None
+        # An exception is of the job itself, not of the experiment.
+        yield experiment, job.paths.stderr if job.exception() else job.result()

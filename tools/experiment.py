@@ -69,19 +69,15 @@ class Experiment:
         """The folder of what the run prints and of what train notes (train.jsonl)."""
         return self.start.folder / LOGS / self.name
 
-    @property
-    def console(self) -> Path:
-        """What the run prints."""
-        return self.logs / "console.log"
-
-    def run(self, **environment: str) -> int:
-        """Run it and return DVC's exit status; after 0 the experiment is one of this clone's."""
+    def run(self, **environment: str) -> Path | None:
+        """Run it; return the file that says why it failed, or None: then this clone has the experiment."""
         here, temporary = self.start.folder, self.start.folder / ".dvc/tmp"
         temporary.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
+        console = self.logs / "console.log"
         with (
             tempfile.TemporaryDirectory(prefix=f"sweep-{self.name}-", dir=temporary) as clone,
-            self.console.open("ab") as console,
+            console.open("ab") as output,
         ):
             self._clone(Path(clone))
             set_params = [f"--set-param={setting}" for setting in self.settings]
@@ -89,17 +85,17 @@ class Experiment:
                 [*self.wrapper, "dvc", "exp", "run", "--name", self.name, *set_params, *self.targets],
                 cwd=clone,
                 env={**os.environ, **environment, "CIFAR_RESNET_LOGS": str(self.logs)},
-                stdout=console,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # signals reach it through `stop` alone
             )
             if self.stopping:  # asked between the two
                 self.stop()
-            status = self.process.wait()
-            if status == 0:
-                quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
-                git(here, "fetch", *quiet, clone, f"+{self.ref}:{self.ref}")
-        return status
+            if self.process.wait():
+                return console
+            quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
+            git(here, "fetch", *quiet, clone, f"+{self.ref}:{self.ref}")
+        return None
 
     def stop(self) -> None:
         """Ask the run to save its state and end; from another thread or a signal handler."""

@@ -123,7 +123,7 @@ def compare(stages: lock.Stages) -> lock.Findings:
         if not unequal:
             words = f"{how['precision']}{', compiled' * how['compiled']}".removeprefix("torch.")
             shown = f"{FIRST + 1} training steps in {words}"
-            yield "PASS", f"{shown}: every digit equals that recorded on {_name(same[0])}"
+            yield "PASS", f"{shown}: every digit as recorded on {_name(same[0])}"
             return
         if any(_name(row) == _name(here) and row["torch"] == here["torch"] for row in unequal):
             raise UserError(f"the first steps are not those of this very processor: {ELSE}")

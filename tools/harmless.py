@@ -3,7 +3,7 @@
 An edit of only comments, docstrings and layout is proved by the syntax trees. Any other edit is proved by two
 runs of the stage, with the code of the locked run and with the code here, on the same few images: model,
 history and metrics have to have the same bytes. With --epochs the first epochs at full size have to be the
-same, too. Where dvc.lock has no run of train, the edit is compared with a commit, and nothing is written.
+same, too.
 """
 
 import argparse
@@ -18,8 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cifar_resnet import files, numerics, params
 from cifar_resnet.errors import UserError
 from cifar_resnet.process import command
+from cifar_resnet.training.config import TrainConfig
 from tools import lock, scratch
 
 IMAGES = {"train": 768, "val": 256}  # of the small runs
@@ -91,10 +93,7 @@ def train(
 
 def prove(base: str, stages: lock.Stages, epochs: int | None) -> str:
     """Compare runs of both codes and return how. Raises UserError that names what differs."""
-    # Not above: they import PyTorch, which an edit of comments does not need.
-    from cifar_resnet import files, numerics, params
-    from cifar_resnet.training.config import TrainConfig
-    from tools import first_steps
+    from tools import first_steps  # which imports this module
 
     config, row = params.read("train", TrainConfig), first_steps.hardware(stages)
     here = first_steps.facts(numerics.find_device(config.device))
@@ -133,39 +132,17 @@ def compare(base: str, settings: Mapping[str, Any], tensors: Path, epochs: int |
             raise UserError(f"{name} differs: this edit changes the result, so train has to run again")
 
 
-def record() -> None:
-    """Put the code here into dvc.lock, by DVC. Raises UserError, and puts dvc.lock back, if more changed."""
-    content, stages = lock.LOCK.read_bytes(), [lock.locked()]
-    done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", "train"])
-    stages.append(lock.locked())
-    before, after = ({**found, "train": found["train"]._replace(code={})} for found in stages)
-    if done.returncode or before != after:
-        lock.LOCK.write_bytes(content)
-        raise UserError("dvc commit would have changed more than the code of train in dvc.lock: put back")
-
-
-def find_base(stages: lock.Stages, commit: str | None) -> str:
-    """Return the commit that has the code of the locked run; without a locked run the given one, or HEAD."""
-    if "train" not in stages:
-        return lock.git("rev-parse", "--verify", commit or "HEAD").strip()
-    if commit:
-        raise UserError("--base is for a dvc.lock without a run of train: this one says which code ran")
-    if found := lock.base(stages["train"].code):
-        return found
-    raise UserError(f"none of the last {lock.SEARCHED} commits has the code of the locked run")
-
-
 def main() -> None:
     """Refuse, prove, record."""
     parser = argparse.ArgumentParser(prog="python -m tools.harmless", description=__doc__)
     parser.add_argument("--epochs", type=int, metavar="N", help="compare the first N epochs at full size too")
-    parser.add_argument("--base", metavar="COMMIT", help="where dvc.lock has no run of train; default: HEAD")
     options = parser.parse_args()
     with command.one_line():
         stages = lock.locked()
-        if "train" in stages:
-            refuse(stages)
-        base = find_base(stages, options.base)
+        refuse(stages)
+        base = lock.base(stages["train"].code)
+        if base is None:
+            raise UserError(f"none of the last {lock.SEARCHED} commits has the code of the locked run")
         before, after = (lock.contents(lock.declared(one)["train"].code, one) for one in (base, None))
         changed = sorted(name for name in before | after if before.get(name) != after.get(name))
         if not changed:
@@ -174,10 +151,9 @@ def main() -> None:
         proved = not options.epochs and same_syntax(before, after)
         how = "level=syntax" if proved else prove(base, stages, options.epochs)
         print(f"the same result: {', '.join(changed)}")
-        if "train" not in stages:
-            print("dvc.lock has no run of train, so nothing was written")
-            return
-        record()
+        refuse(stages)  # again, since DVC records what is there now
+        if subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", "train"]).returncode:
+            raise UserError("`dvc commit --force train` failed: run it to see why")
         print(f"dvc.lock has the new code:\n\n  git add dvc.lock dvc.yaml {' '.join(changed)}")
         print(f"  git commit --trailer 'Same-bits: train base={base[:9]} {how}'\n")
         print("evaluate and export share code with train: `dvc repro && git diff --exit-code metrics plots`")

@@ -7,12 +7,12 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial, reduce
 from pathlib import Path
-from subprocess import CalledProcessError
 from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from cifar_resnet import params
+from cifar_resnet.errors import UserError
 from tools import scratch
 
 LOCK = Path("dvc.lock")
@@ -37,8 +37,11 @@ Stages = Mapping[str, Stage]
 
 
 def locked() -> Stages:
-    """Return the stages of dvc.lock by name; none where there is no dvc.lock."""
-    return _stages(params.read_yaml(LOCK)) if LOCK.exists() else {}
+    """Return the stages of dvc.lock by name. Raises UserError when a stage of dvc.yaml has no run there."""
+    stages = _stages(params.read_yaml(LOCK)) if LOCK.exists() else {}
+    if missing := ", ".join(sorted(declared().keys() - stages.keys())):
+        raise UserError(f"dvc.lock has no run of {missing}: `dvc repro` makes it")
+    return stages
 
 
 def declared(commit: str | None = None) -> Stages:
@@ -121,7 +124,7 @@ def contents(paths: Iterable[str], commit: str | None = None) -> dict[str, bytes
         return {name: Path(name).read_bytes() for name in names if Path(name).is_file()}
     try:
         archive = scratch.git_bytes(Path(), "archive", commit, "--", *paths)
-    except CalledProcessError:
+    except UserError:
         return {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
         return {file.name: opened.extractfile(file).read() for file in opened if file.isfile()}  # type: ignore[union-attr]

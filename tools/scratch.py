@@ -18,17 +18,16 @@ IDENTITY = ("-c", "user.name=scratch", "-c", "user.email=scratch@localhost")
 
 def git(folder: Path, *arguments: str) -> str:
     """Run git in `folder` and return what it prints. Raises UserError with git's own reason."""
-    try:
-        return git_bytes(folder, *arguments).decode()
-    except subprocess.CalledProcessError as error:
-        reason = " ".join((error.stderr or error.stdout).decode(errors="replace").split())
-        raise UserError(f"`git {arguments[0]}` in {folder}: {reason}") from None
+    return git_bytes(folder, *arguments).decode()
 
 
 def git_bytes(folder: Path, *arguments: str) -> bytes:
-    """Run git in `folder` and return the bytes that it prints. Raises CalledProcessError."""
-    command = ["git", "-C", str(folder), *IDENTITY, *arguments]
-    return subprocess.run(command, check=True, capture_output=True).stdout
+    """Run git in `folder` and return the bytes that it prints. Raises UserError with git's own reason."""
+    done = subprocess.run(["git", "-C", str(folder), *IDENTITY, *arguments], capture_output=True)
+    if done.returncode:
+        reason = " ".join((done.stderr or done.stdout).decode(errors="replace").split())
+        raise UserError(f"`git {arguments[0]}` in {folder}: {reason}")
+    return done.stdout
 
 
 def commit(folder: Path, message: str) -> None:

@@ -56,7 +56,7 @@ def run_locally(runs: Runs, jobs: int) -> Ended:
     for job in range(jobs):
         free.put({"CUDA_VISIBLE_DEVICES": groups[job % len(groups)]} if groups else {})
 
-    def run_one(run: Experiment) -> int:
+    def run_one(run: Experiment) -> Path | None:
         place = free.get()
         try:
             return run.run(**place)
@@ -67,8 +67,7 @@ def run_locally(runs: Runs, jobs: int) -> Ended:
         futures = {pool.submit(run_one, run): run for run in runs}
         try:
             for future in as_completed(futures):
-                run = futures[future]
-                yield run, run.console if future.result() else None
+                yield futures[future], future.result()
         except BaseException:  # an interrupt among them: nothing may go on behind our back
             pool.shutdown(wait=False, cancel_futures=True)
             for run in runs:

@@ -1,4 +1,4 @@
-"""Signals stop a run where all of its processes are at the same step; stages/train.py says what follows."""
+"""A signal stops all processes of a run at the end of the same step; then stages/train.py saves and exits."""
 
 import signal
 import sys
