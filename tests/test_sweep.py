@@ -166,7 +166,8 @@ def test_with_test_the_test_images_are_read_and_the_workspace_stays(finished: Cl
 
 def test_a_sweep_that_is_stopped_leaves_nothing_running(finished: Clone, tmp_path: Path) -> None:
     clone = prepared(finished, tmp_path, new="train: {epochs: 60, patience: 60}\n")
-    sweep = clone.start(*SWEEP, "--seeds", "2")
+    # Without SIGINT, as a command of a script that ends with `&`.
+    sweep = clone.start("sh", "-c", 'trap "" INT; exec "$@"', "sh", *SWEEP, "--seeds", "2")
     process = trainer(clone, sweep)
     sweep.terminate()
     printed, _ = sweep.communicate()

@@ -140,7 +140,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGINT):  # a script's `&` ignores SIGINT, and its children too
+        signal.signal(number, signal.default_int_handler)
     with command.one_line():
         try:
             main()

@@ -100,8 +100,8 @@ def confusions(matrix: Tensor, class_names: list[str], count: int = 10) -> pd.Da
 def evaluate(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Return accuracy with its 95 % interval, loss, macro F1 and calibration error; all but the loss in 0..1.
 
-    `logits`: (N, classes) float32, `labels`: (N,) int64, both on the CPU. A new metric is a new entry here
-    (docs/adapt.md says what else).
+    `logits`: (N, classes) float32, `labels`: (N,) int64, both on the CPU. A new metric is an entry here and
+    a row in docs/help.md; stages/evaluate.py and tools/recomputed.py if predictions.csv does not suffice.
     """
     share = accuracy(logits, labels)
     low, high = accuracy_interval(share, len(labels))
