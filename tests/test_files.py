@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from cifar_resnet.evaluation.metrics import EvaluateConfig
 from cifar_resnet.process import command
 from cifar_resnet.serving.onnx_export import ExportConfig
 from cifar_resnet.training.config import TrainConfig
+from tests.process.test_checkpoint import no_space
 from tools.scratch import ROOT, merge
 
 CONFIGS: dict[str, Any] = {
@@ -181,7 +183,7 @@ def test_every_flipped_bit_and_every_truncation_of_tensors_is_noticed(tmp_path: 
 
 def test_a_missing_or_damaged_file_says_how_to_get_it_again() -> None:
     for path, missing, damaged in (
-        (files.MODEL, "`dvc pull -r released models/resnet50.safetensors`", "`dvc repro --force train`"),
+        (files.MODEL, "`dvc pull -r released models/resnet50.safetensors`", "`dvc pull --force -r released"),
         (files.tensors_path("val"), "`dvc repro preprocess`", "`dvc repro --force preprocess`"),
         (Path("elsewhere.safetensors"), "[^`]*$", "[^`]*$"),
     ):
@@ -190,6 +192,20 @@ def test_a_missing_or_damaged_file_says_how_to_get_it_again() -> None:
         files.write_bytes(path, b"short")
         with pytest.raises(UserError, match=f"^{path} is damaged.*{damaged}"):
             files.read_tensors(path)
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match=r"No space left on device: 'models/x'$"):
+        files.write_bytes(Path("models/x"), b"")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b'"cut', b'a,b\n"1'])
+def test_a_table_or_metrics_file_that_is_damaged_is_named(content: bytes) -> None:
+    for path in ("plots/history.csv", "metrics/test.json"):
+        files.write_bytes(Path(path), content)
+        with pytest.raises(UserError, match=f"^{path} is damaged"):
+            files.read_table("history") if path.endswith(".csv") else files.read_metrics("test")
 
 
 def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_every_chart_and_picture_is_drawn(finished: Clone, tmp_path: Path) -> No
 @pytest.fixture
 def clone(finished: Clone, tmp_path: Path) -> Clone:
     """A copy of the finished clone, set up."""
-    clone = finished.copy(tmp_path)
+    clone = finished.copy(tmp_path / "caf\u00e9")
     clone.run("python", "-m", "tools.plots_page")
     return clone
 

@@ -47,8 +47,9 @@ def blocks(lock: Path) -> dict[str, str]:
     return {part.split(maxsplit=1)[0]: part for part in parts}
 
 
-def test_a_python_without_the_packages_is_told_what_to_activate() -> None:
-    command = [sys.executable, "-S", "-m", "stages.fetch"]  # -S: without what is installed
+@pytest.mark.parametrize("module", ["stages.fetch", "tools.demo"])
+def test_a_python_without_the_packages_is_told_what_to_activate(module: str) -> None:
+    command = [sys.executable, "-S", "-m", module]  # -S: without what is installed
     done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True)
     told = f"error: {sys.executable} has none of this project's packages: `source .venv/bin/activate`\n"
     assert (done.returncode, done.stderr) == (1, told)

@@ -149,6 +149,7 @@ def test_a_start_that_runs_cannot_have_is_refused(tmp_path: Path, monkeypatch: p
 
 def test_with_test_the_test_images_are_read_and_the_workspace_stays(finished: Clone, tmp_path: Path) -> None:
     clone = prepared(finished, tmp_path, new="train: {epochs: 1}\nevaluate: {flip: true}\n")
+    os.utime(clone.folder / "README.md", (0, 0))  # touched, not edited
     clone.run(*SWEEP, "--test")
     changed = scratch.git(clone.folder, "status", "--porcelain").split()
     assert changed == ["??", "results/new.json", "??", "results/new.log.jsonl"]

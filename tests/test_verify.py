@@ -68,6 +68,13 @@ def test_another_recipe_in_the_code_is_found(published: Clone) -> None:
     assert "the first steps are not those of this very processor" in printed
 
 
+def test_first_steps_of_other_params_confirm_nothing(published: Clone) -> None:
+    for path in ("params.yaml", "dvc.lock", "results/default.json"):
+        text = published.read(path).decode()
+        (published.folder / path).write_text(re.sub(r'(weight_decay"?: [0-9.]+)', r"\g<1>0001", text))
+    assert "no first steps are recorded for these params" in published.run(*VERIFY, status=3)
+
+
 def test_another_processor_agrees_within_rounding_and_finds_another_rate(published: Clone) -> None:
     for path in ("results/default.json", "results/default.log.jsonl"):
         published.edit(path, '"instructions": "', '"instructions": "another than ')
@@ -219,7 +226,7 @@ def test_answers_that_the_weights_do_not_give_are_found(
     [
         # All classes equally probable within the tolerance, so that any would do.
         (lambda weights, _: (weights["fc.weight"].mul_(1e-5), weights["fc.bias"].mul_(1e-5)), "otherwise"),
-        (lambda weights, _: weights["fc.bias"].fill_(float("nan")), "NaN or infinite"),
+        (lambda weights, _: weights["fc.bias"].fill_(float("nan")), "NaN, infinite"),
         (lambda _, about: about["classes"].reverse(), "another network"),
         (lambda _, about: about["normalization"].update(std=[1, 1, 1]), "another network"),
     ],

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dvc.config import Config
 from dvc.repo import Repo
 
 from cifar_resnet.errors import UserError
-from tools.scratch import git, isolate
+from tools.scratch import configure, git, isolate
 
 LOGS = Path("logs/sweep")
 
@@ -40,6 +39,7 @@ def baseline() -> Baseline:
         raise UserError(f"{new} is not in Git, so a run in a clone would lack it: `git add {new}` first")
     with Repo() as repo:
         cache = str(Path(repo.cache.local_cache_dir).resolve())
+    git(here, "status")  # or a file that was touched, not changed, makes `stash create` fail
     return Baseline(here, git(here, "rev-parse", "HEAD").strip(), git(here, "stash", "create").strip(), cache)
 
 
@@ -118,5 +118,4 @@ class Experiment:
         local = here / ".dvc/config.local"  # the keys of remotes
         if local.exists():
             (clone / ".dvc/config.local").write_bytes(local.read_bytes())
-        with Config(str(clone / ".dvc")).edit("local") as config:
-            config.setdefault("cache", {})["dir"] = self.start.cache
+        configure(clone / ".dvc", "cache", "dir", self.start.cache)

@@ -7,7 +7,8 @@ DVC unpickles what is in its site cache, by default a folder that every user can
 from pathlib import Path
 
 import vl_convert
-from dvc.config import Config
+
+from tools.scratch import configure
 
 LICENCES = Path(__file__).with_name("plots_page_licences.txt")
 
@@ -22,8 +23,7 @@ def install(dvc_dir: Path) -> None:
     site = dvc_dir / "tmp/site"
     site.mkdir(parents=True, exist_ok=True)
     site.chmod(0o700)  # DVC lets everyone write to the folders below
-    with Config(str(dvc_dir)).edit("local") as config:
-        config.setdefault("core", {})["site_cache_dir"] = str(site)
+    configure(dvc_dir, "core", "site_cache_dir", str(site))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cifar_resnet import files, numerics
 from cifar_resnet.data.pictures import UnreadableError, extensions, read
+from cifar_resnet.errors import UserError
 from cifar_resnet.network import inference
 from cifar_resnet.network.classifier import Classifier, read_classifier
 from cifar_resnet.process import command
@@ -113,23 +114,28 @@ def main(words: list[str] | None = None) -> int:
     target = numerics.find_device("auto")
     if target.type != "cpu":  # which repeats itself anyway, and PyTorch takes a second to switch
         numerics.set_deterministic(True)
+    if options.model.exists() and not options.model.is_file():
+        raise UserError(f"{options.model} is no file")
     classifier = read_classifier(options.model, target)
     model, normalization, names, size = classifier
+    shown = list(map(command.printable, names))
     unreadable: list[str] = []
     found = readable(options.images, size, unreadable)
-    count, path_width, name_width = 0, 0, max(map(len, names))
+    count, path_width, name_width = 0, 0, max(map(len, shown))
     while batch := list(islice(found, BATCH)):
         paths, images = [path for path, _ in batch], torch.stack([image for _, image in batch])
         (logits,) = inference.predict(model, [images], normalization, torch.float32)
+        if not logits.isfinite().all():
+            raise UserError(f"{options.model} has weights so large that its answers are infinite")
         shares, labels = logits.cpu().softmax(1).topk(min(options.top, len(names)))
         path_width = max(path_width, *map(len, paths))
         for path, *row in zip(paths, labels.tolist(), shares.tolist(), strict=True):
-            best = [(names[label], share) for label, share in zip(*row, strict=True)]
+            best = list(zip(*row, strict=True))
             if options.json:
-                classes = [{"class": name, "probability": round(share, 6)} for name, share in best]
+                classes = [{"class": names[label], "probability": round(share, 6)} for label, share in best]
                 print(json.dumps({"path": path, "predictions": classes}))
             else:
-                columns = [f"{name:<{name_width}} {share:6.1%}" for name, share in best]
+                columns = [f"{shown[label]:<{name_width}} {share:6.1%}" for label, share in best]
                 print("  ".join([f"{command.printable(path):<{path_width}}", *columns]))
         if options.explain and not count:
             explain(options.explain, classifier, images, logits)

@@ -41,9 +41,10 @@ def check_figures() -> lock.Findings:
                     stated.dropna(), rows, check_dtype=False, check_like=True, rtol=DIGITS, atol=ROUNDED
                 )  # NaN equals nothing
             except AssertionError as error:
-                remedy = "python -m tools.results" if path.suffix == ".md" else f"git diff HEAD {name}"
-                problem = str(error).splitlines()[0]
-                yield "FAIL", f"{name} does not follow from {source}: {problem}: `{remedy}`"
+                remedy, problem = f"git diff HEAD {name}", f": {str(error).splitlines()[0]}"
+                if path.suffix == ".md":
+                    remedy, problem = "python -m tools.results", ""  # pandas would only say that texts differ
+                yield "FAIL", f"{name} does not follow from {source}{problem}: `{remedy}`"
     for path, tool in ((first_steps.RUN, "results"), (first_steps.EPOCH, "verify")):
         if not path.exists():
             yield "----", f"{path} is missing: `python -m tools.{tool} --record` on the machine of the run"

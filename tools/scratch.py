@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from configobj import ConfigObj
 from ruamel.yaml import YAML
 
 from cifar_resnet import files, params
@@ -40,6 +41,13 @@ def isolate(folder: Path) -> None:
     """Let the repository in `folder` ignore what this user's own settings would do to a commit."""
     git(folder, "config", "commit.gpgsign", "false")
     git(folder, "config", "core.hooksPath", "/dev/null")
+
+
+def configure(dvc_dir: Path, section: str, name: str, value: str) -> None:
+    """Set a value of this clone's own settings of DVC. DVC itself cannot write one that is not ASCII."""
+    config = ConfigObj(str(dvc_dir / "config.local"), encoding="utf-8")
+    config.setdefault(section, {})[name] = value
+    config.write()
 
 
 def clone(destination: Path, changes: Mapping[str, Any]) -> None:

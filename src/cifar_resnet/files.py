@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import platformdirs
 from matplotlib.figure import Figure
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -58,6 +59,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(folder)  # or a power cut can undo the rename
         finally:
             os.close(folder)
+    except OSError as error:
+        if error.errno and not error.filename:  # a full disk's has no name
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -94,8 +99,10 @@ def write_metrics(name: str, metrics: Mapping[str, Any]) -> None:
 
 
 def read_metrics(name: str) -> Any:
-    """Return metrics/NAME.json."""
-    return json.loads(Path(f"metrics/{name}.json").read_bytes())
+    """Return metrics/NAME.json. Raises UserError when it is no JSON."""
+    path = Path(f"metrics/{name}.json")
+    with _readable(path):
+        return json.loads(path.read_bytes())
 
 
 def write_table(name: str, table: pd.DataFrame) -> None:
@@ -115,8 +122,20 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Return what `write_csv` wrote; the columns of `TEXT` are text, also of a class 007 or None."""
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
+    """Return what `write_csv` wrote; the columns of `TEXT` are text, also of a class 007 or None.
+
+    Raises UserError when the file is no CSV.
+    """
+    with _readable(path):
+        return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:  # those of JSON, pandas and UTF-8 are among them
+        raise UserError(f"{path} is damaged ({error}): run the stage again that writes it") from None
 
 
 def append_log(name: str, record: Mapping[str, Any]) -> None:
@@ -153,24 +172,28 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises UserError when the file is missing or any bit is not as it was written.
     """
-    stage = "train" if path == MODEL else "preprocess" if path.parent == TENSORS else None
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        remedy = f"; `dvc repro {stage}` makes it" if stage else ""
-        if path == MODEL:
-            remedy = f"; `dvc pull -r released {path}` gets the published one, `dvc repro` trains one"
-        raise UserError(f"{path} is missing{remedy}") from None
+        raise UserError(f"{path} is missing{_remedy(path)}") from None
     try:
         header = content[8 : 8 + int.from_bytes(content[:8], "little")]
         metadata: dict[str, Any] = json.loads(json.loads(header)["__metadata__"][METADATA_KEY])
         unsealed = content.replace(metadata["sha256"].encode(), DIGEST_PLACEHOLDER.encode(), 1)
-        intact = hashlib.sha256(unsealed).hexdigest() == metadata["sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        intact = False
-    if not intact:
-        remedy = f"; `dvc repro --force {stage}` makes it again" if stage else ""
+        tensors = load(content) if hashlib.sha256(unsealed).hexdigest() == metadata["sha256"] else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError):
+        tensors = None
+    if tensors is None:
+        remedy = _remedy(path, " --force")
         if METADATA_KEY.encode() not in content[:HEADER_BYTES]:
             raise UserError(f"{path} is damaged, or not a safetensors file that this project wrote{remedy}")
         raise UserError(f"{path} is damaged: its SHA-256 is not the one it was written with{remedy}")
-    return load(content), metadata
+    return tensors, metadata
+
+
+def _remedy(path: Path, force: str = "") -> str:
+    """What brings back a tensor file of this project."""
+    if path == MODEL:
+        published = f"`dvc pull{force} -r released {path}` gets the published one"
+        return f"; {published}, `dvc repro{force} train` trains one"
+    return f"; `dvc repro{force} preprocess` makes it" if path.parent == TENSORS else ""

@@ -1,6 +1,7 @@
 """Pictures in folders: what is found, what is refused, and that they come out as they are."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {  # what happens to 
     ),
     "the byte 0xff in a picture": (
         lambda cat: (cat / "a.png").rename(cat / "\udcff.png"),
+        "or no text: rename",
+    ),
+    "the byte 0xff in a folder below": (
+        lambda cat: shutil.copytree(cat.parent / "dog", cat / "\udcff"),
         "or no text: rename",
     ),
     "line in a class": (lambda cat: cat.rename(cat.with_name("c\nat")), rf"{CONTROL}c\\nat'$"),

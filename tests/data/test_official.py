@@ -1,6 +1,7 @@
 """Folders and archives that hold the seven files, and ones that are damaged or hostile."""
 
 import gzip
+import os
 import tarfile
 import zlib
 from pathlib import Path
@@ -70,6 +71,12 @@ def test_folder_that_lacks_a_file_or_holds_a_wrong_one_is_refused(tmp_path: Path
     (source / "test_batch").unlink()
     with pytest.raises(SourceError, match=f"No such file or directory: '{source}/test_batch'"):
         unpack(source, out)
+    (source / "data_batch_1").unlink()
+    os.mkfifo(source / "data_batch_1")  # comes first, and nobody writes to it
+    with pytest.raises(SourceError, match="data_batch_1 is no file"):
+        unpack(source, out)
+    with pytest.raises(SourceError, match="data_batch_1 is no file"):
+        unpack(source / "data_batch_1", out)
 
 
 PASSED_OVER = {

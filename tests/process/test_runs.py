@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,26 @@ def test_a_finished_run_stays_until_its_clone_has_recorded_the_model(
     assert "dvc commit train" in lines
 
 
-def test_a_full_disk_at_the_end_does_not_cost_the_run(
+def test_two_processes_can_forget_the_same_run(
     parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [run(number, {"model": MODEL, "clone": str(tmp_path / "gone")}) for number in range(3)]
+    others, real = iter([runs.forget_recorded]), shutil.rmtree
+
+    def remove(folder: Path, **options: Any) -> None:
+        (folder / "lock").unlink(missing_ok=True)  # as rmtree does at some point
+        for other in others:
+            other()
+        real(folder, **options)
+
+    monkeypatch.setattr("shutil.rmtree", remove)
+    runs.forget_recorded()
+    assert not any(map(Path.exists, folders))
+    assert not list(parent.iterdir())
+
+
+def test_a_full_disk_at_the_start_or_the_end_does_not_cost_the_run(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = run(0)
     monkeypatch.setattr(files, "MODEL", tmp_path / "model")
@@ -143,6 +162,8 @@ def test_a_full_disk_at_the_end_does_not_cost_the_run(
     monkeypatch.setattr(files, "write_bytes", no_space)
     with pytest.raises(OSError, match="No space left"):
         resume.finish(folder)
+    with resume.hold(folder, config(), SINGLE_PROCESS):
+        assert "No space left on device; training goes on" in capsys.readouterr().out
     assert checkpoint.saved(folder)
 
 
@@ -152,6 +173,8 @@ def test_what_is_no_run_and_what_is_damaged_beside_a_run_stops_nobody(
     (parent / ".DS_Store").write_text("")
     (parent / f"{0xF:016x}").write_text("a file with the name of a run")
     (parent / "lost+found").mkdir()
+    (parent / f"{0xD:016x}" / "lock").mkdir(parents=True)
+    (parent / f"{0xE:016x}").symlink_to(parent / "lost+found")
     damaged = (b"", b'{"params": {"se', b"\xff\xfe\x00", b"[]", b'{"params": 5}', b"[" * 100_000)
     for number, content in enumerate(damaged):
         (run(number) / runs.RUN).write_bytes(content)

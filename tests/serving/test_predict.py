@@ -1,5 +1,7 @@
 """The command that says what pictures show, in this process and in one of its own."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -103,12 +105,25 @@ def test_a_network_that_cannot_be_read_is_the_users_error(
     strange = "is damaged, or not a safetensors file that this project wrote$"
     told = {"nowhere": "is missing$", "damaged": "is damaged", "images": "no trained network"}
     told["foreign"] = "describes a network that this code does not know"
+    weights, about = files.read_tensors(model_path)
+    files.write_tensors(Path("large"), weights, about | {"image_size": 10**6})
+    told["large"] = "its image_size is 1000000"
+    changed = {"nan": float("nan"), "complex": 1j, "endless": 3e38}
+    for name, factor in changed.items():
+        files.write_tensors(Path(name), weights | {"fc.weight": weights["fc.weight"] * factor}, about)
+        told[name] = "weights"
+    header = json.dumps({"__metadata__": {files.METADATA_KEY: json.dumps({"sha256": "0" * 64})}, "x": {}})
+    content = len(header).to_bytes(8, "little") + header.encode()
+    digest = hashlib.sha256(content).hexdigest().encode()
+    Path("sealed").write_bytes(content.replace(b"0" * 64, digest))  # a right digest of what is no tensor
+    told["sealed"] = "is damaged"
+    os.mkfifo("pipe")
+    picture(noise(32, 32)).save("x.png")
+    told |= dict.fromkeys(("pipe", "."), "is no file$")
     told |= dict.fromkeys(("weights.pth", "others.safetensors", "network.onnx"), strange)
     for path, reason in told.items():
         with pytest.raises(UserError, match=f"^{path} .*{reason}"):
             predict.main(["x.png", "--model", path])
-    with pytest.raises(IsADirectoryError):
-        predict.main(["x.png", "--model", "."])
 
 
 def test_wrong_usage_ends_with_status_2(capsys: Any) -> None:

@@ -51,6 +51,12 @@ def unpack(source: Path, folder: Path) -> None:
     raise SourceError(f"it holds no file {FOLDER}/{min(missing)}")
 
 
+def _regular(path: Path) -> Path:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise SourceError(f"{path} is no file")
+    return path
+
+
 def _members(source: Path) -> Iterator[tuple[str, bytes]]:
     """Give (name, content) of the files in `source` that are called as the official ones.
 
@@ -60,9 +66,9 @@ def _members(source: Path) -> Iterator[tuple[str, bytes]]:
     try:
         if source.is_dir():
             inner = source / FOLDER if (source / FOLDER).is_dir() else source
-            yield from ((name, (inner / name).read_bytes()) for name in SHA256)
+            yield from ((name, _regular(inner / name).read_bytes()) for name in SHA256)
             return
-        with source.open("rb") as file:
+        with _regular(source).open("rb") as file:
             packed = file.peek(len(GZIP)).startswith(GZIP)
             content = (gzip.GzipFile(fileobj=file) if packed else file).read(ARCHIVE_LIMIT + 1)
         if len(content) > ARCHIVE_LIMIT:

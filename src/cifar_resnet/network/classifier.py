@@ -38,8 +38,14 @@ def model_metadata(
 
 
 def image_size(about: Mapping[str, Any]) -> int:
-    """Return the side in pixels of the images that the network of a model file was trained on."""
-    return int(about.get("image_size", IMAGE_SIZE))
+    """Return the side in pixels of the images that the network of a model file was trained on.
+
+    Raises ValueError or TypeError when that is no size from 1 to 1,024.
+    """
+    size = int(about.get("image_size", IMAGE_SIZE))
+    if not 1 <= size <= 1024:
+        raise ValueError(f"its image_size is {size}")
+    return size
 
 
 def read_classifier(path: Path, device: torch.device) -> Classifier:
@@ -57,7 +63,7 @@ def read_classifier(path: Path, device: torch.device) -> Classifier:
         statistics = NormalizationConfig.model_validate(about["normalization"])
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path} describes a network that this code does not know: {error}") from None
-    if not all(tensor.isfinite().all() for tensor in weights.values()):
-        raise UserError(f"{path} has weights that are NaN or infinite")
+    if not all(tensor.isfinite().all() and not tensor.is_complex() for tensor in weights.values()):
+        raise UserError(f"{path} has weights that are NaN, infinite or complex")
     model = restore_model(config, len(class_names), weights).float().to(device).eval()
     return Classifier(model, build_normalization(statistics, device), class_names, size)

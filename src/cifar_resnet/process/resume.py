@@ -108,7 +108,10 @@ def hold(folder: Path, config: TrainConfig, world: World) -> Iterator[None]:
     try:
         settings = config.model_dump(mode="json")
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
-        files.write_bytes(folder / runs.RUN, json.dumps({"params": settings} | who).encode())
+        try:
+            files.write_bytes(folder / runs.RUN, json.dumps({"params": settings} | who).encode())
+        except OSError as error:  # a full disk, for example
+            print(f"{error}; training goes on, but another run cannot say what this one is")
         for killed in folder.glob(".*.pt"):  # in the middle of a save
             killed.unlink()
         runs.name_interrupted(folder, settings)

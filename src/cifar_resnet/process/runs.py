@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from cifar_resnet import files, params
 from cifar_resnet.process import checkpoint
@@ -37,9 +37,9 @@ def _free_runs() -> Iterator[Path]:
     """Go through the folders of runs that no process holds, holding each meanwhile."""
     parent = folder_of_runs()
     for folder in sorted(parent.glob("[0-9a-f]" * 16)):
-        # One that is held is not left behind; one that is gone has just finished; one may be another user's.
-        with suppress(Timeout, FileNotFoundError, NotADirectoryError, PermissionError):
-            if folder.is_dir():
+        # One may be held, just removed, another user's, or have a lock that is no file: each is passed over.
+        with suppress(OSError):
+            if folder.is_dir() and not folder.is_symlink():
                 with FileLock(folder / "lock", timeout=0):
                     yield folder
 
@@ -86,4 +86,7 @@ def forget_recorded() -> None:
             if days > DONE_DAYS and not recorded:
                 print(f"removing {folder}: that run finished {days:.0f} days ago, {lock} never got its model")
             if recorded or days > DONE_DAYS or not lock.parent.exists():
-                shutil.rmtree(folder)
+                gone = folder.with_name(f".{folder.name}")
+                shutil.rmtree(gone, ignore_errors=True)  # of a killed process
+                folder.rename(gone)  # at once, since another process may look at the same runs
+                shutil.rmtree(gone, ignore_errors=True)
