@@ -174,7 +174,9 @@ def test_what_is_no_run_and_what_is_damaged_beside_a_run_stops_nobody(
     (parent / f"{0xF:016x}").write_text("a file with the name of a run")
     (parent / "lost+found").mkdir()
     (parent / f"{0xD:016x}" / "lock").mkdir(parents=True)
-    (parent / f"{0xE:016x}").symlink_to(parent / "lost+found")
+    link = parent / f"{0xE:016x}"
+    link.symlink_to(parent / "lost+found")
+    (link / runs.DONE).write_text('{"model": "0", "clone": "gone"}')
     damaged = (b"", b'{"params": {"se', b"\xff\xfe\x00", b"[]", b'{"params": 5}', b"[" * 100_000)
     for number, content in enumerate(damaged):
         (run(number) / runs.RUN).write_bytes(content)
@@ -191,6 +193,7 @@ def test_what_is_no_run_and_what_is_damaged_beside_a_run_stops_nobody(
     capsys.readouterr()
     with resume.hold(parent / f"{0xA:016x}", config(), SINGLE_PROCESS):
         assert capsys.readouterr().out.count("an interrupted run is kept, 7 epochs") == runs.SHOWN
+    assert link.is_symlink()
 
 
 def test_a_second_holder_is_told_who_has_it(parent: Path) -> None:

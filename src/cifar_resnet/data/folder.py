@@ -88,9 +88,8 @@ def copy(source: Path, destination: Path) -> str:
     found = {split: pictures(source, split, classes) for split in SPLITS}
     listed = [path for split in found.values() for path, _ in split]
     for path in listed:
-        if any(
-            category(char) in UNSHOWN for char in str(path.relative_to(source))
-        ):  # DVC cannot note bytes that are no text
+        shown = str(path.relative_to(source))
+        if any(category(char) in UNSHOWN for char in shown):  # DVC cannot note bytes that are no text
             raise UserError(f"{str(path)!r} has a control character in its name, or no text: rename it")
         if not path.is_file() or not (path.resolve().is_relative_to(root) or is_picture(path)):
             raise UserError(f"{path} leads to no picture ({os.path.realpath(path)}): remove it")
