@@ -57,7 +57,7 @@ def test_every_chart_and_picture_is_drawn(finished: Clone, tmp_path: Path) -> No
 @pytest.fixture
 def clone(finished: Clone, tmp_path: Path) -> Clone:
     """A copy of the finished clone, set up."""
-    clone = finished.copy(tmp_path / "caf\u00e9")
+    clone = finished.copy(tmp_path)
     clone.run("python", "-m", "tools.plots_page")
     return clone
 
@@ -68,7 +68,7 @@ def test_setting_up_makes_a_cache_that_no_other_user_can_write_to(
     assert scratch.git(clone.folder, "status", "--porcelain") == ""
     monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
     commit = scratch.git(clone.folder, "rev-parse", "HEAD").strip()
-    start = Baseline(clone.folder, commit, "", str(clone.folder / ".dvc/cache"))
+    start = Baseline(clone.folder, commit, "", str(tmp_path / "caf\u00e9"))
     (tmp_path / "run").mkdir()
     Experiment("run", [], [], start)._clone(tmp_path / "run")
     for folder in (clone.folder, tmp_path / "run"):  # a sweep runs in clones of its own

@@ -140,9 +140,10 @@ def test_two_processes_can_forget_the_same_run(
     others, real = iter([runs.forget_recorded]), shutil.rmtree
 
     def remove(folder: Path, **options: Any) -> None:
-        (folder / "lock").unlink(missing_ok=True)  # as rmtree does at some point
-        for other in others:
-            other()
+        if folder.exists():
+            (folder / "lock").unlink()  # as rmtree does at some point
+            for other in others:
+                other()
         real(folder, **options)
 
     monkeypatch.setattr("shutil.rmtree", remove)

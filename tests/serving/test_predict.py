@@ -106,12 +106,13 @@ def test_a_network_that_cannot_be_read_is_the_users_error(
     told = {"nowhere": "is missing$", "damaged": "is damaged", "images": "no trained network"}
     told["foreign"] = "describes a network that this code does not know"
     weights, about = files.read_tensors(model_path)
-    files.write_tensors(Path("large"), weights, about | {"image_size": 10**6})
-    told["large"] = "its image_size is 1000000"
-    changed = {"nan": float("nan"), "complex": 1j, "endless": 3e38}
-    for name, factor in changed.items():
-        files.write_tensors(Path(name), weights | {"fc.weight": weights["fc.weight"] * factor}, about)
-        told[name] = "weights"
+    files.write_tensors(Path("large"), weights, about | {"image_size": 2000})
+    told["large"] = "its image_size is 2000"
+    last = weights["fc.weight"]
+    for name, changed in {"nan": last * float("nan"), "complex": last * 1j, "huge": 0 * last + 3e38}.items():
+        files.write_tensors(Path(name), weights | {"fc.weight": changed}, about)
+        told[name] = "has weights that are NaN, infinite or complex$"
+    told["huge"] = "answers are infinite$"
     header = json.dumps({"__metadata__": {files.METADATA_KEY: json.dumps({"sha256": "0" * 64})}, "x": {}})
     content = len(header).to_bytes(8, "little") + header.encode()
     digest = hashlib.sha256(content).hexdigest().encode()
