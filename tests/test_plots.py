@@ -68,7 +68,7 @@ def test_setting_up_makes_a_cache_that_no_other_user_can_write_to(
     assert scratch.git(clone.folder, "status", "--porcelain") == ""
     monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
     commit = scratch.git(clone.folder, "rev-parse", "HEAD").strip()
-    start = Baseline(clone.folder, commit, "", str(tmp_path / "caf\u00e9"))
+    start = Baseline(clone.folder, commit, "", str(clone.folder / ".dvc/cache"))
     (tmp_path / "run").mkdir()
     Experiment("run", [], [], start)._clone(tmp_path / "run")
     for folder in (clone.folder, tmp_path / "run"):  # a sweep runs in clones of its own

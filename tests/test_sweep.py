@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 import torch
 import yaml
+from dvc.repo import Repo
 
 from cifar_resnet.errors import UserError
 from tests.conftest import Clone
@@ -132,7 +133,9 @@ def test_runs_at_a_time_have_gpus_of_their_own(
     assert sorted(map(str, places)) == sorted(map(str, expected))
 
 
-def test_a_start_that_runs_cannot_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_runs_cannot_have_is_refused_and_others_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scratch.git(tmp_path, "init", "--quiet", "whole")
     for text in ("one", "two"):
         scratch.commit(tmp_path / "whole", text)
@@ -145,11 +148,16 @@ def test_a_start_that_runs_cannot_have_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path / "whole")
     with pytest.raises(UserError, match=r"^src/new.py is not in Git, .*: `git add src/new.py` first$"):
         experiment.baseline()
+    Repo.init().close()
+    scratch.configure(Path(".dvc"), "cache", "dir", str(tmp_path / "caf\u00e9"))
+    scratch.commit(Path(), "three")
+    os.utime("src/new.py", (0, 0))  # touched, not edited
+    start = experiment.baseline()
+    assert (start.stash, start.cache) == ("", str(tmp_path / "caf\u00e9"))
 
 
 def test_with_test_the_test_images_are_read_and_the_workspace_stays(finished: Clone, tmp_path: Path) -> None:
     clone = prepared(finished, tmp_path, new="train: {epochs: 1}\nevaluate: {flip: true}\n")
-    os.utime(clone.folder / "README.md", (0, 0))  # touched, not edited
     clone.run(*SWEEP, "--test")
     changed = scratch.git(clone.folder, "status", "--porcelain").split()
     assert changed == ["??", "results/new.json", "??", "results/new.log.jsonl"]
