@@ -4,6 +4,7 @@ import functools
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,8 @@ from tools import recipes, scratch
 # Children to kill: forked from a process that has imported PyTorch already, so that each starts at once.
 FORK = multiprocessing.get_context("forkserver")
 os.environ["PYTHONPATH"] = f"{scratch.ROOT}/src{os.pathsep}{scratch.ROOT}"  # this code, not an installed one
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
 FORK.set_forkserver_preload(["torch._dynamo", "tests.process.test_resume", "tests.training.test_loop"])
 
 # Time says nothing about a property: another test process may have the cores.
