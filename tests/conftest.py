@@ -24,7 +24,6 @@ from tools import recipes, scratch
 FORK = multiprocessing.get_context("forkserver")
 os.environ["PYTHONPATH"] = f"{scratch.ROOT}/src{os.pathsep}{scratch.ROOT}"  # this code, not an installed one
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
 FORK.set_forkserver_preload(["torch._dynamo", "tests.process.test_resume", "tests.training.test_loop"])
 
 # Time says nothing about a property: another test process may have the cores.

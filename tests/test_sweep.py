@@ -149,10 +149,16 @@ def test_a_start_that_runs_cannot_have_is_refused_and_others_are_taken(
     with pytest.raises(UserError, match=r"^src/new.py is not in Git, .*: `git add src/new.py` first$"):
         experiment.baseline()
     Repo.init().close()
+    for odd in ("%(x)s", "\udcff"):
+        with pytest.raises(UserError, match=r"rename the folder$"):
+            scratch.configure(Path(".dvc"), "cache", "dir", odd)
+    scratch.configure(Path(".dvc"), "'remote \"s3\"'", "url", "s3://bucket/a#b, c")
     scratch.configure(Path(".dvc"), "cache", "dir", str(tmp_path / "caf\u00e9"))
     scratch.commit(Path(), "three")
     os.utime("src/new.py", (0, 0))  # touched, not edited
     start = experiment.baseline()
+    with Repo() as repo:
+        assert repo.config["remote"]["s3"]["url"] == "s3://bucket/a#b, c"
     assert (start.stash, start.cache) == ("", str(tmp_path / "caf\u00e9"))
 
 

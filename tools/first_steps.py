@@ -103,7 +103,8 @@ def compare(stages: lock.Stages) -> lock.Findings:
     rows, row = [row for row in _recorded() if row["run"] == identity(stages)], hardware(stages)
     rows.sort(key=lambda row: row["precision"] == PLAIN["precision"])
     if row and EPOCH.exists():
-        totals = pd.read_csv(EPOCH, float_precision="round_trip")[["loss_sum", "correct"]].head(FIRST)
+        with files.readable(EPOCH):
+            totals = pd.read_csv(EPOCH, float_precision="round_trip")[["loss_sum", "correct"]].head(FIRST)
         rows.insert(0, row | {"totals": totals.to_numpy().tolist()})
     if any(len(row["totals"]) < FIRST for row in rows):
         raise UserError(f"{RECORDED}: a row has fewer than {FIRST} steps: `git diff HEAD results`")
@@ -208,7 +209,7 @@ def identity(stages: lock.Stages) -> str:
 
 
 def _recorded() -> list[Row]:
-    rows: list[Row] = json.loads(RECORDED.read_text()) if RECORDED.exists() else []
+    rows: list[Row] = files.read_json(RECORDED) if RECORDED.exists() else []
     return rows
 
 

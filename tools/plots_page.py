@@ -8,6 +8,7 @@ from pathlib import Path
 
 import vl_convert
 
+from cifar_resnet.process import command
 from tools.scratch import configure
 
 LICENCES = Path(__file__).with_name("plots_page_licences.txt")
@@ -27,4 +28,5 @@ def install(dvc_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    install(Path(".dvc").resolve(strict=True))
+    with command.one_line():
+        install(Path(".dvc").resolve(strict=True))

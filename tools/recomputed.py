@@ -94,7 +94,8 @@ def of_history() -> Made:
     state.epoch = len(history)
     made: Made = {"metrics/train.json": summary(state, config)}
     if first_steps.EPOCH.exists():
-        totals = pd.read_csv(first_steps.EPOCH).astype(float)
+        with files.readable(first_steps.EPOCH):
+            totals = pd.read_csv(first_steps.EPOCH).astype(float)
         step, first = totals["step"].iloc[-1], history.iloc[0]
         images = step * config.batch_size
         totals.iloc[-1] = [step, first["train_loss"] * step, first["train_accuracy"] * images]

@@ -35,7 +35,7 @@ PUBLISHED = RESULTS / "published.csv"  # what the original recipe reached elsewh
 def read() -> dict[str, Sweep]:
     """Return what the sweeps wrote, by the name of the recipe."""
     paths = sorted(path for path in RESULTS.glob("*.json") if path.name != "verify.json")  # first epochs
-    return {path.stem: json.loads(path.read_text()) for path in paths}
+    return {path.stem: files.read_json(path) for path in paths}
 
 
 def write(name: str, sweep: Sweep, logs: dict[str, list[dict[str, Any]]]) -> None:

@@ -3,10 +3,10 @@
 import io
 import subprocess
 from collections.abc import Mapping
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
-from configobj import ConfigObj
 from ruamel.yaml import YAML
 
 from cifar_resnet import files, params
@@ -44,10 +44,17 @@ def isolate(folder: Path) -> None:
 
 
 def configure(dvc_dir: Path, section: str, name: str, value: str) -> None:
-    """Set a value of this clone's own settings of DVC. DVC itself cannot write one that is not ASCII."""
-    config = ConfigObj(str(dvc_dir / "config.local"), encoding="utf-8")
-    config.setdefault(section, {})[name] = value
-    config.write()
+    """Set a path in this clone's own settings of DVC, which itself can write ASCII only.
+
+    Raises UserError when DVC could not read the path.
+    """
+    if not value.isprintable() or '"' in value or "%(" in value:
+        raise UserError(f"DVC's settings cannot have the path {value!a}: rename the folder")
+    config, path = ConfigParser(interpolation=None, strict=False), dvc_dir / "config.local"
+    config.read(path, encoding="utf-8")
+    config.read_dict({section: {name: f'"{value}"'}})
+    with path.open("w", encoding="utf-8") as file:
+        config.write(file)
 
 
 def clone(destination: Path, changes: Mapping[str, Any]) -> None:

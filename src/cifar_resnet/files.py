@@ -99,9 +99,13 @@ def write_metrics(name: str, metrics: Mapping[str, Any]) -> None:
 
 
 def read_metrics(name: str) -> Any:
-    """Return metrics/NAME.json. Raises UserError when it is no JSON."""
-    path = Path(f"metrics/{name}.json")
-    with _readable(path):
+    """Return metrics/NAME.json. Raises UserError when it is damaged."""
+    return read_json(Path(f"metrics/{name}.json"))
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raises UserError when it is damaged."""
+    with readable(path):
         return json.loads(path.read_bytes())
 
 
@@ -126,16 +130,19 @@ def read_csv(path: Path) -> pd.DataFrame:
 
     Raises UserError when the file is no CSV.
     """
-    with _readable(path):
+    with readable(path):
         return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Raise UserError when what reads `path` in the block finds it damaged."""
     try:
         yield
-    except ValueError as error:  # those of JSON, pandas and UTF-8 are among them
-        raise UserError(f"{path} is damaged ({error}): run the stage again that writes it") from None
+    except (ValueError, RecursionError) as error:  # those of JSON, pandas and UTF-8 are among them
+        reason = " ".join(str(error).split())
+        remedy = f"`git checkout {path}`, or run the stage again that writes it"
+        raise UserError(f"{path} is damaged ({reason}): {remedy}") from None
 
 
 def append_log(name: str, record: Mapping[str, Any]) -> None:
@@ -187,7 +194,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         remedy = _remedy(path, " --force")
         if METADATA_KEY.encode() not in content[:HEADER_BYTES]:
             raise UserError(f"{path} is damaged, or not a safetensors file that this project wrote{remedy}")
-        raise UserError(f"{path} is damaged: its SHA-256 is not the one it was written with{remedy}")
+        raise UserError(f"{path} is damaged: it is not what was written{remedy}")
     return tensors, metadata
 
 

@@ -53,7 +53,7 @@ def unpack(source: Path, folder: Path) -> None:
 
 def _regular(path: Path) -> Path:
     if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise SourceError(f"{path} is no file")
+        raise SourceError(f"{path.name} is no file")
     return path
 
 

@@ -1,7 +1,4 @@
-"""A small made-up data set in CIFAR-10's file format: ten drawn shapes on noise, for demos and tests.
-
-Drawn with NumPy, so that fetching needs no PyTorch.
-"""
+"""A small made-up data set in CIFAR-10's file format: ten drawn shapes on noise, for demos and tests."""
 
 import pickle
 from typing import Any

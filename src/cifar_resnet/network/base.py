@@ -17,9 +17,7 @@ class Network(nn.Module):
 
     name: str  # what the model card calls it
     description: str  # one or two sentences for the model card
-    torchvision: str | None = (
-        None  # the function of torchvision.models whose weights have the same names and shapes
-    )
+    torchvision: str | None = None  # function of torchvision.models with the same names and shapes of weights
 
     @property
     def last_block(self) -> nn.Module:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from cifar_resnet import files
 from cifar_resnet.errors import UserError
@@ -14,6 +14,7 @@ from cifar_resnet.network.inference import Normalization, NormalizationConfig, b
 from cifar_resnet.network.model import ModelConfig, read_config, restore_model, to_metadata
 
 IMAGE_SIZE = 32  # pixels; a model file that names no size means this one, CIFAR-10's
+LARGEST = 1024  # pixels; more than training takes, and little enough for the memory
 
 
 class Classifier(NamedTuple):
@@ -40,10 +41,10 @@ def model_metadata(
 def image_size(about: Mapping[str, Any]) -> int:
     """Return the side in pixels of the images that the network of a model file was trained on.
 
-    Raises ValueError or TypeError when that is no size from 1 to 1,024.
+    Raises ValueError, TypeError or OverflowError when that is no size from 1 to `LARGEST`.
     """
     size = int(about.get("image_size", IMAGE_SIZE))
-    if not 1 <= size <= 1024:
+    if not 1 <= size <= LARGEST:
         raise ValueError(f"its image_size is {size}")
     return size
 
@@ -58,12 +59,12 @@ def read_classifier(path: Path, device: torch.device) -> Classifier:
     if missing := {"classes", "model", "normalization"} - about.keys():
         raise UserError(f"{path} holds no trained network: it does not say its {min(missing)}")
     try:
-        class_names = TypeAdapter(list[str]).validate_python(about["classes"])
+        class_names = TypeAdapter(Annotated[list[str], Field(min_length=1)]).validate_python(about["classes"])
         config, size = read_config(about["model"]), image_size(about)
         statistics = NormalizationConfig.model_validate(about["normalization"])
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path} describes a network that this code does not know: {error}") from None
-    if not all(tensor.isfinite().all() and not tensor.is_complex() for tensor in weights.values()):
+    if not all(not tensor.is_complex() and tensor.float().isfinite().all() for tensor in weights.values()):
         raise UserError(f"{path} has weights that are NaN, infinite or complex")
     model = restore_model(config, len(class_names), weights).float().to(device).eval()
     return Classifier(model, build_normalization(statistics, device), class_names, size)

@@ -24,7 +24,7 @@ kept = False  # whether `keep` was called and worked
 
 
 def keep(device: torch.device) -> None:
-    """Let train or evaluate keep its memory, if it computes on the CPU and its C library is glibc."""
+    """Let this process keep its memory, if it computes on the CPU and its C library is glibc."""
     global kept
     if device.type == "cpu" and os.environ.get(SWITCH) != "0" and platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt

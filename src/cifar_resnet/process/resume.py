@@ -109,6 +109,7 @@ def hold(folder: Path, config: TrainConfig, world: World) -> Iterator[None]:
         settings = config.model_dump(mode="json")
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
         try:
+            (folder / runs.RUN).unlink(missing_ok=True)  # of the process before
             files.write_bytes(folder / runs.RUN, json.dumps({"params": settings} | who).encode())
         except OSError as error:  # a full disk, for example
             print(f"{error}; training goes on, but another run cannot say what this one is")
@@ -133,15 +134,20 @@ def restore(state: TrainState, folder: Path, world: World) -> None:
 
 
 def finish(folder: Path) -> None:
-    """Let go of a finished run. Under DVC its last checkpoint stays until dvc.lock has the model.
+    """Let go of a finished run. Under DVC its last checkpoint, if any, stays until dvc.lock has the model.
 
     DVC may fail to record the model: its lock is taken, its cache is full.
     """
-    if "DVC_STAGE" not in os.environ:
-        shutil.rmtree(folder)
-        return
-    for old in checkpoint.saved(folder)[:-1]:
+    saved = checkpoint.saved(folder)
+    kept = saved[-1:] if "DVC_STAGE" in os.environ else []
+    for old in saved[: len(saved) - len(kept)]:
         old.unlink()
+    if not kept:  # then `hold` removes the folder
+        return
     with files.MODEL.open("rb") as file:
         model = hashlib.file_digest(file, "md5").hexdigest()
-    files.write_bytes(folder / runs.DONE, json.dumps({"model": model, "clone": str(Path.cwd())}).encode())
+    try:
+        done = json.dumps({"model": model, "clone": str(Path.cwd())})
+        files.write_bytes(folder / runs.DONE, done.encode())
+    except OSError as error:
+        print(f"{error}; the result is complete; if DVC cannot record it, training goes on with {kept[0]}")
