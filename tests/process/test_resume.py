@@ -168,10 +168,13 @@ def test_a_run_ends_as_the_stages_table_says_and_goes_on(
                 at(patch, "yield", partial(patch.setattr, sys, name, pipe), count)
         if status == 1 and kind != "no space left":
             save_every_step(patch)
+        hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup make test` ignores
         try:
             ended = prepared.run("train", status)
         except RuntimeError as bug:
             ended = f"{type(bug).__name__}: {bug}"
+        finally:
+            signal.signal(signal.SIGHUP, hangup)
     printed = "\n".join([*capsys.readouterr(), ended])
     assert re.search(said, printed, re.MULTILINE)
     assert printed.count("changed while training runs: put it back") == ("edited" in kind), "once"
