@@ -78,10 +78,8 @@ def _describe_interrupted(run: Path, states: list[Path], settings: dict[str, Any
 
 def forget_recorded() -> None:
     """Remove the finished runs whose clone is gone or has recorded the model, or that are a week old."""
-    for gone in folder_of_runs().glob(".[0-9a-f]*"):  # of a killed process
-        shutil.rmtree(gone, ignore_errors=True)
     for folder in _free_runs():
-        with suppress(OSError, ValueError):  # a note or a lock of another clone that cannot be read
+        with suppress(OSError, ValueError):  # another clone's note may be strange, another process as far
             if done := read_json(folder / DONE, clone=str, model=str):
                 lock = Path(done["clone"]) / "dvc.lock"
                 days = (time.time() - (folder / DONE).stat().st_mtime) / 86_400
@@ -89,6 +87,4 @@ def forget_recorded() -> None:
                 if days > DONE_DAYS and not recorded:
                     print(f"removing {folder}: a run of {days:.0f} days ago, {lock} never got its model")
                 if recorded or days > DONE_DAYS or not lock.parent.exists():
-                    gone = folder.with_name(f".{folder.name}")
-                    folder.rename(gone)  # at once, since another process may look at the same runs
-                    shutil.rmtree(gone, ignore_errors=True)
+                    shutil.rmtree(folder)
