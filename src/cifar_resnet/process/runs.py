@@ -79,7 +79,7 @@ def _describe_interrupted(run: Path, states: list[Path], settings: dict[str, Any
 def forget_recorded() -> None:
     """Remove the finished runs whose clone is gone or has recorded the model, or that are a week old."""
     for folder in _free_runs():
-        with suppress(OSError, ValueError):  # another clone's note may be strange, another process as far
+        with suppress(OSError, ValueError):  # an odd note, or another process removes the run too
             if done := read_json(folder / DONE, clone=str, model=str):
                 lock = Path(done["clone"]) / "dvc.lock"
                 days = (time.time() - (folder / DONE).stat().st_mtime) / 86_400
