@@ -10,6 +10,8 @@ help:  ## this list
 
 # Which build of PyTorch .venv has; TORCH=cpu or TORCH=default makes .venv again with the other one.
 READY := $(if $(wildcard .venv/ready),$(or $(shell cat .venv/ready),default))
+# A clone that was moved: .venv names the old place, and is made again too.
+MOVED := $(if $(READY),$(shell grep -qsF '$(CURDIR)/.venv' .venv/bin/activate || echo moved))
 TORCH ?= $(or $(READY),default)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # uv takes a quarter of pip's time. What has to be built is built with the lock's setuptools.
@@ -18,7 +20,7 @@ INSTALL := .venv/bin/uv pip install --system-certs --python .venv/bin/python --n
 CUDA := torch|torchvision|triton|cuda-.*|nvidia-.*
 
 setup: .venv/ready  ## install everything into .venv; without a GPU: make setup TORCH=cpu
-ifneq ($(TORCH),$(READY))
+ifneq ($(TORCH)$(MOVED),$(READY))
 .PHONY: .venv/ready
 CLEAR := --clear
 endif

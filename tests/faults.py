@@ -28,7 +28,8 @@ LIMIT = 1200.0  # seconds of a process
 OURS = ("benchmarks", "cifar_resnet", "stages", "tests", "tools")
 # Each test runs in a child of a process that has imported the libraries, and none of our code.
 FORK = get_context("forkserver")
-FORK.set_forkserver_preload(["torch._dynamo", "torchvision", "sklearn.metrics", "scipy.stats", "pytest"])
+LIBRARIES = "torch._dynamo torchvision sklearn.metrics matplotlib.figure pandas pydantic safetensors.torch pytest"
+FORK.set_forkserver_preload(LIBRARIES.split())
 
 
 def read() -> list[Fault]:
@@ -62,8 +63,9 @@ def run(folder: Path, tests: list[str], sender: "Connection[Found, Found]") -> N
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     outcomes = Outcomes()
-    first = ["-x"] if len(tests) == 1 else []
-    pytest.main([*first, "-q", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)], [outcomes])
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take longer to import than a test takes
+    options = ["-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", *["-x"] * (len(tests) == 1)]
+    pytest.main([*options, *(f"tests/{test}" for test in tests)], [outcomes])
     sender.send(dict(outcomes.found))
 
 
@@ -84,6 +86,7 @@ def outcomes(original: Path, tests: list[str], fault: Fault | None) -> Found:
         except EOFError:  # it died
             found = {}
         finally:
+            process.join(10)
             process.kill()
             process.join()
     # A test may stand for all of its cases.

@@ -115,9 +115,15 @@ def test_every_make_target_that_a_page_names_can_be_planned() -> None:
 
 
 def test_the_build_stays_until_another_one_is_named_and_an_unknown_one_is_refused(fresh: Path) -> None:
-    (fresh / ".venv").mkdir()
+    activate = fresh / ".venv/bin/activate"
+    activate.parent.mkdir(parents=True)
+    activate.write_text(f'VIRTUAL_ENV="{fresh}/.venv"\n')
     (fresh / ".venv/ready").write_text("cpu")
     assert "pip install" not in make(fresh, "-n", "setup")
     assert "venv --clear" in make(fresh, "-n", "setup", "TORCH=default")
     refused = make(fresh, "setup", f"PYTHON={sys.executable}", "TORCH=gpu", status=2)
     assert refused == "error: TORCH is gpu, and has to be cpu or default\n"
+    moved = fresh.rename(fresh.with_name("moved"))
+    planned = make(moved, "-n", "setup")
+    assert "venv --clear" in planned
+    assert "echo cpu >" in planned

@@ -49,7 +49,7 @@ def check_figures() -> lock.Findings:
         if not path.exists():
             yield "----", f"{path} is missing: `python -m tools.{tool} --record` on the machine of the run"
     count = len(files.read_table("predictions"))
-    yield "PASS", f"{count:,} predictions give the same metrics, tables and pages"
+    yield "PASS", f"computed again from {count:,} predictions: the same metrics, tables and pages"
 
 
 def of_predictions() -> Made:

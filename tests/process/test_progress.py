@@ -1,6 +1,9 @@
 """What a person is told of the speed is what this process did."""
 
 import json
+import os
+import sys
+import termios
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,6 +78,23 @@ def test_without_a_terminal_a_line_a_minute_says_where_training_is(
     first, second = capsys.readouterr().out.splitlines()
     assert first == "epoch 1/5  step 62/1000  train loss 0.5000  10 images/s  at most 1:22:18 left"
     assert "step 123/1000" in second
+
+
+def test_the_bar_follows_the_width_of_the_terminal(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.openpty()
+    termios.tcsetwinsize(writer, (40, 120))
+    state: Any = SimpleNamespace(epoch=0, step=0)
+    with os.fdopen(reader, "rb", 0) as screen, os.fdopen(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with progress.Progress(state, CONFIG, 80, {}) as shown:
+            widths = [len(screen.read(9999).decode().strip())]
+            termios.tcsetwinsize(writer, (40, 50))
+            shown.bar.refresh()
+            widths.append(len(screen.read(9999).decode().strip()))
+    assert 100 < widths[0] < 120
+    assert 40 < widths[1] < 50
 
 
 def test_the_log_says_how_a_process_ended(clock: list[float]) -> None:

@@ -26,7 +26,8 @@ class Progress:
         self.config, self.steps = config, steps_per_epoch(config, images)
         self._log({"resumed": state.epoch > 0 or state.step > 0, **facts})
         self.total = config.epochs * self.steps
-        self.bar = tqdm(total=self.total, initial=self._done(state), unit="step", disable=None)
+        initial = self._done(state)
+        self.bar = tqdm(total=self.total, initial=initial, unit="step", disable=None, dynamic_ncols=True)
         self.first = True
         self._start(state)
 

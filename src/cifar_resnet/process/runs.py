@@ -39,7 +39,7 @@ def _free_runs() -> Iterator[Path]:
     for folder in sorted(parent.glob("[0-9a-f]" * 16)):
         # One may be held, just removed, another user's, or have a lock that is no file: each is passed over.
         with suppress(OSError):
-            if folder.is_dir() and not folder.is_symlink():
+            if not folder.is_symlink():
                 with FileLock(folder / "lock", timeout=0):
                     yield folder
 
