@@ -35,13 +35,11 @@ def read_json(path: Path, **kinds: type) -> dict[str, Any]:
 
 def _free_runs() -> Iterator[Path]:
     """Go through the folders of runs that no process holds, holding each meanwhile."""
-    parent = folder_of_runs()
-    for folder in sorted(parent.glob("[0-9a-f]" * 16)):
+    found = folder_of_runs().glob("[0-9a-f]" * 16)
+    for folder in sorted(path for path in found if not path.is_symlink()):
         # One may be held, just removed, another user's, or have a lock that is no file: each is passed over.
-        with suppress(OSError):
-            if not folder.is_symlink():
-                with FileLock(folder / "lock", timeout=0):
-                    yield folder
+        with suppress(OSError), FileLock(folder / "lock", timeout=0):
+            yield folder
 
 
 def name_interrupted(folder: Path, settings: dict[str, Any]) -> None:
