@@ -28,7 +28,7 @@ LIMIT = 1200.0  # seconds of a process
 OURS = ("benchmarks", "cifar_resnet", "stages", "tests", "tools")
 # Each test runs in a child of a process that has imported the libraries, and none of our code.
 FORK = get_context("forkserver")
-LIBRARIES = "torch._dynamo torchvision sklearn.metrics matplotlib.figure pandas pydantic safetensors.torch pytest"
+LIBRARIES = "torch._dynamo torchvision sklearn.metrics matplotlib.figure pandas pydantic pytest"
 FORK.set_forkserver_preload(LIBRARIES.split())
 
 

@@ -87,7 +87,7 @@ def test_the_hint_to_the_last_results_follows_a_wrong_value_alone(
     Path("dvc.lock").write_text("stages: {train: {outs: [{path: a}]}}")
     assert command.text(ParamsError("wrong")) == "error: wrong", "not started by DVC"
     monkeypatch.setenv("DVC_STAGE", "train")
-    hint = "put the old value back and run `dvc repro`: results made in this clone come back from DVC's cache"
+    hint = "put the old value back and run `dvc repro`: results made here come back from DVC's cache"
     assert command.text(ParamsError("wrong")) == f"error: wrong; {hint}"
     for error in (UserError("wrong"), OSError("wrong")):  # a full disk, a held lock
         assert command.text(error) == "error: wrong"

@@ -81,7 +81,7 @@ def _last_results() -> str:
     stage, lock = os.environ.get("DVC_STAGE"), Path("dvc.lock")
     if stage is None or not lock.exists() or stage not in params.read_yaml(lock).get("stages", {}):
         return ""
-    return "; put the old value back and run `dvc repro`: results made in this clone come back from DVC's cache"
+    return "; put the old value back and run `dvc repro`: results made here come back from DVC's cache"
 
 
 def record(error: Exception) -> bool:
